@@ -1,0 +1,161 @@
+"""The one runner of processes: argument lists only, bounded in time, logged so that it can be replayed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO
+
+from refloat.errors import Failed
+
+log = logging.getLogger(__name__)
+
+# Messages of tools are parsed and shown: keep them in one language.
+_LOCALE = {"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
+
+
+class CommandFailed(Failed):
+    default_code = "command_failed"
+
+    def __init__(self, argv: Sequence[str], returncode: int, stderr: bytes) -> None:
+        tail = stderr.decode("utf-8", "replace").strip()[-800:]
+        super().__init__(
+            f"{argv[0]} ended with status {returncode}: {tail or 'no message'}",
+            hint=f"replay it by hand: {shlex.join(argv)}",
+        )
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a finished process left: its exit status and both outputs, as bytes."""
+
+    stdout: bytes
+    stderr: bytes
+    returncode: int
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode("utf-8", "replace").strip()
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    return {**os.environ, **_LOCALE, **(extra or {})}
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    input: bytes | None = None,  # noqa: A002 (the name that subprocess uses)
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    check: bool = True,
+) -> Completed:
+    """Runs `argv` to its end. `timeout` is in seconds.
+
+    Never pass a secret in argv: it is logged, and other users of the machine can read it.
+    Raises CommandFailed for a non-zero status (unless check is False), Failed for a missing
+    program or for a timeout; the process is killed then.
+    """
+    log.debug("run: %s", shlex.join(argv))
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            timeout=timeout,
+            env=environment(env),
+            cwd=cwd,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise Failed(
+            f"program not found: {argv[0]}", code="program_missing", hint="run script/setup"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise Failed(
+            f"{argv[0]} did not end within {timeout} s",
+            code="command_timeout",
+            hint=f"replay it by hand: {shlex.join(argv)}",
+        ) from error
+    if check and done.returncode != 0:
+        raise CommandFailed(argv, done.returncode, done.stderr)
+    return Completed(done.stdout, done.stderr, done.returncode)
+
+
+def stream(
+    argv: Sequence[str],
+    *,
+    on_line: Callable[[bytes], None],
+    input: bytes = b"",  # noqa: A002 (the name that subprocess uses)
+    timeout: float | None = None,
+) -> Completed:
+    """Runs `argv` to its end and hands over each line of its output as it comes; `stdout` is empty then.
+
+    Never raises for a non-zero status: the caller has seen the lines and knows more. Raises Failed for a
+    missing program or for a timeout (in seconds); the process is killed then, and also when `on_line`
+    raises.
+    """
+    log.debug("stream: %s", shlex.join(argv))
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+    except FileNotFoundError as error:
+        raise Failed(
+            f"program not found: {argv[0]}", code="program_missing", hint="run script/setup"
+        ) from error
+    assert process.stdin and process.stdout and process.stderr
+    errors: list[bytes] = []
+    late = threading.Event()
+    helpers = [
+        threading.Thread(target=_feed, args=(process.stdin, input), daemon=True),
+        threading.Thread(target=lambda: errors.append(process.stderr.read()), daemon=True),  # type: ignore[union-attr]
+    ]
+
+    def give_up() -> None:
+        late.set()
+        process.kill()
+
+    alarm = threading.Timer(timeout or 0, give_up)
+    with process:
+        for helper in helpers:
+            helper.start()
+        if timeout is not None:
+            alarm.start()
+        try:
+            for line in process.stdout:
+                on_line(line)
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            alarm.cancel()
+            for helper in helpers:
+                helper.join()
+    if late.is_set():
+        raise Failed(
+            f"{argv[0]} did not end within {timeout} s",
+            code="command_timeout",
+            hint=f"replay it by hand: {shlex.join(argv)}",
+        )
+    return Completed(b"", b"".join(errors), process.returncode)
+
+
+def _feed(pipe: IO[bytes], content: bytes) -> None:
+    with suppress(BrokenPipeError), pipe:
+        pipe.write(content)
