@@ -1,0 +1,72 @@
+"""Step 6: the guest is adapted inside the controller, on the rollback point's layer."""
+
+from __future__ import annotations
+
+from refloat.errors import Failed
+from refloat.model import (
+    Action,
+    Adaptation,
+    AdaptRequest,
+    GuestCaps,
+    GuestFacts,
+    Remediation,
+    Secrets,
+)
+from refloat.run import Run
+
+CHANNEL = "org.refloat.report"
+
+
+def adapt_guest(run: Run) -> None:
+    """Adapts, or records why nothing was done. A retry attaches to the run that is still going."""
+    plan = run.plan
+    if plan.decision.action is Action.SKIP:
+        run.save("adaptation", _nothing_done(run))
+        return
+    adaptation = run.controller.adapt(
+        AdaptRequest(
+            job=run.job,
+            disks=plan.disks,
+            disk_bus=plan.disk_bus,
+            nic_model=plan.nic_model,
+            nics=plan.nics,
+            secrets=run.need("secrets", Secrets),
+            channel=CHANNEL,
+            report_deadline=plan.report_deadline,
+        ),
+        run.need("facts", GuestFacts),
+        progress=_progress(run),
+    )
+    run.save("adaptation", adaptation)
+    _require_capable(run, adaptation.caps)
+
+
+def _progress(run: Run):  # type: ignore[no-untyped-def]
+    def report(data: dict[str, object]) -> None:
+        run.progress(step="adapt-guest", **data)
+        run.kill_point("adapt-guest")
+
+    return report
+
+
+def _nothing_done(run: Run) -> Adaptation:
+    plan = run.plan
+    caps = GuestCaps(
+        disk_buses=(plan.disk_bus,),
+        nic_models=(plan.nic_model,),
+        firmware=plan.firmware,
+        reporter=False,
+        remediation=Remediation.NOT_REQUIRED,
+    )
+    return Adaptation(caps, ())
+
+
+def _require_capable(run: Run, caps: GuestCaps) -> None:
+    """Promotion relies on these capabilities: what the plan needs and the guest lacks ends here."""
+    plan = run.plan
+    if plan.disk_bus not in caps.disk_buses or plan.nic_model not in caps.nic_models:
+        raise Failed(
+            f"the adapted guest cannot run on {plan.disk_bus} with {plan.nic_model}",
+            code="guest_not_capable",
+            hint="the change journal in the evidence shows what was done; the job rolls back",
+        )

@@ -1,0 +1,294 @@
+"""Steps 1 to 5: look, stop the source, bring the replica up to date, close the way in, make the way back."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from refloat.decide import decide, plan_nic
+from refloat.errors import Failed, Refused
+from refloat.model import (
+    Action,
+    DiskBus,
+    GuestFacts,
+    Hardware,
+    Mode,
+    NetworkMode,
+    NicConfig,
+    NicModel,
+    Plan,
+    PlannedDisk,
+    PlannedNic,
+    PowerState,
+    RollbackPoint,
+    Secrets,
+    SourceVM,
+    SyncPoint,
+)
+from refloat.policy import AfterDeadline, MacPolicy
+from refloat.run import Run
+
+DISK_BUS = DiskBus.VIRTIO_BLK
+NIC_MODEL = NicModel.VIRTIO
+
+# What an adaptation and a first boot write into the overlays before the operator decides, at least.
+OVERLAY_RESERVE = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SourcePower:
+    """How the source was before step 2, so that it can be put back."""
+
+    power: PowerState
+    autostart: bool
+
+
+# ---------------------------------------------------------------- 1 preflight
+
+
+def preflight(run: Run) -> None:
+    """Read-only: everything that could be known to fail later is refused here."""
+    _require_sync_point(run)
+    _require_room(run)
+    source = run.source.inventory(run.target.source_vm)
+    run.save("inventory", source)
+    run.once("secrets", Secrets, lambda: Secrets(secrets.token_hex(24), secrets.token_hex(16)))
+    facts = inspect(run, source)
+    run.save("facts", facts)
+    plan = make_plan(run, source, facts)
+    run.save("plan", plan)
+    if plan.decision.action is Action.REFUSE:
+        raise Refused(
+            f"this guest cannot be failed over: {'; '.join(plan.decision.reasons)}",
+            code="guest_refused",
+            hint="mend the cause at the source, sync, and start again",
+        )
+
+
+def inspect(run: Run, source: SourceVM) -> GuestFacts:
+    """The guest's facts, read in the controller through a copy-on-write view of the replica."""
+    return run.controller.inspect(planned_disks(run, source), DISK_BUS, NIC_MODEL)
+
+
+def planned_disks(run: Run, source: SourceVM) -> tuple[PlannedDisk, ...]:
+    """The replica disks in the order in which the source's kernel numbers its own: sda, sdb, ..."""
+    serials = {disk.key: disk.serial for disk in run.target.disks}
+    without = [disk.key for disk in source.disks if disk.key not in serials]
+    if without:
+        raise Refused(
+            f"source disk {', '.join(without)} has no replica",
+            code="disk_without_replica",
+            hint="add it to the target's disks and sync",
+        )
+    return tuple(
+        PlannedDisk(disk.key, f"sd{chr(ord('a') + index)}", serials[disk.key], disk.capacity)
+        for index, disk in enumerate(source.disks)
+    )
+
+
+def make_plan(run: Run, source: SourceVM, facts: GuestFacts) -> Plan:
+    return Plan(
+        job=run.job,
+        mode=run.mode,
+        target=run.target.name,
+        decision=decide(facts, source, DISK_BUS, NIC_MODEL, run.policy.adapt),
+        source=source,
+        facts=facts,
+        disks=planned_disks(run, source),
+        nics=_plan_nics(run, source, facts),
+        cpus=source.cpus,
+        memory=source.memory,
+        firmware=source.firmware,
+        disk_bus=DISK_BUS,
+        nic_model=NIC_MODEL,
+        report_deadline=run.policy.report_deadline,
+        warnings=facts.warnings,
+    )
+
+
+def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNic, ...]:
+    planned = []
+    for nic in source.nics:
+        network = run.networks.of(nic.network, run.mode)
+        if network is None:
+            raise Refused(
+                f"source network {nic.network!r} is mapped to none for a {run.mode} failover",
+                code="network_unmapped",
+                hint="add it to `mappings` in the estate file",
+            )
+        planned.append(plan_nic(nic, _mac(run, nic.mac), network, _configs(source, facts), run.policy.network))
+    return tuple(planned)
+
+
+def _configs(source: SourceVM, facts: GuestFacts) -> tuple[NicConfig, ...]:
+    """With one adapter, the guest's one configured interface is its. With more, the guest's files alone
+    do not say which is which: all are candidates, and the plan says that it is not certain."""
+    return facts.nics
+
+
+def _mac(run: Run, source_mac: str) -> str:
+    if run.policy.mac is MacPolicy.KEEP:
+        return source_mac
+    fresh = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+    return run.once(f"mac-{source_mac}", str, lambda: fresh)
+
+
+def _require_sync_point(run: Run) -> None:
+    point = run.store.target(run.target.name).sync_point
+    if point is None:
+        raise Refused(
+            f"target {run.target.name} has no complete sync point",
+            code="no_sync_point",
+            hint=f"run `refloat target sync {run.target.name}` first",
+        )
+    merged = run.controller.health().merged_point
+    if merged != point.id:
+        raise Refused(
+            f"the controller holds sync point {merged or 'none'}, the hub knows {point.id}",
+            code="sync_point_differs",
+            hint=f"run `refloat target sync {run.target.name}`: it repairs this",
+        )
+    run.save("sync_point", point)
+
+
+def _require_room(run: Run) -> None:
+    free = run.destination.free_bytes(run.vm)
+    if free < OVERLAY_RESERVE:
+        raise Refused(
+            f"the storage of {run.vm} has {free >> 20} MiB free, an overlay needs {OVERLAY_RESERVE >> 20} MiB",
+            code="no_space",
+            hint="free space on the destination's storage pool",
+        )
+
+
+# ---------------------------------------------------------------- 2 power-off-source
+
+
+def power_off_source(run: Run) -> None:
+    source, vm = run.source, run.target.source_vm
+    run.once("source_power", SourcePower, lambda: SourcePower(source.power_state(vm), source.autostart(vm)))
+    source.set_autostart(vm, False)
+    run.kill_point("power-off-source")
+    if source.power_state(vm) is PowerState.OFF or source.shut_down(vm, run.policy.shutdown_deadline):
+        return
+    if run.policy.shutdown_then is AfterDeadline.ABORT:
+        raise Failed(
+            f"{vm} did not shut down within {run.policy.shutdown_deadline} s, and the policy says abort",
+            code="shutdown_deadline",
+            hint="shut it down by hand, or allow `shutdown_then: power-off`",
+        )
+    run.progress(message=f"{vm} did not shut down in time: hard power-off by policy")
+    source.power_off(vm)
+
+
+def power_on_source(run: Run) -> None:
+    """Needs only the proof that the recovered VM does not run: also when the replica cannot be repaired."""
+    before = run.load("source_power", SourcePower)
+    if before is None:
+        return
+    if recovered_vm_runs(run):
+        raise Failed(
+            f"{run.vm} still runs as the recovered VM: the source is not powered on beside it",
+            code="recovered_vm_runs",
+            hint=f"stop {run.vm} on the destination, then resume the rollback",
+        )
+    run.source.set_autostart(run.target.source_vm, before.autostart)
+    if before.power is not PowerState.OFF:
+        run.source.power_on(run.target.source_vm)
+
+
+def recovered_vm_runs(run: Run) -> bool:
+    """True when the destination VM runs from the replica. With the controller's own disk in front it is
+    the controller, whatever its power state."""
+    if run.destination.power_state(run.vm) is PowerState.OFF:
+        return False
+    replicas = {disk.serial for disk in run.target.disks}
+    return run.destination.hardware(run.vm).disks[0].serial in replicas
+
+
+# ---------------------------------------------------------------- 3 final-sync
+
+
+def final_sync(run: Run) -> None:
+    """Changed blocks of the stopped source, then the same look again at what will be adapted."""
+    if run.mode is not Mode.PLANNED:
+        return
+    point = run.synchronise(run.abort_requested)
+    run.save("sync_point", point)
+    facts = inspect(run, run.plan.source)
+    run.save("facts", facts)
+    if facts.problems and run.plan.decision.action is Action.ADAPT:
+        raise Failed(
+            f"the guest changed since preflight: {'; '.join(facts.problems)}",
+            code="guest_changed",
+            hint="mend the cause at the source, sync, and start again",
+        )
+
+
+# ---------------------------------------------------------------- 4 stop-exports
+
+
+def stop_exports(run: Run) -> None:
+    """From here on nothing writes to the replica until it has a rollback point."""
+    merged = run.controller.stop_exports()
+    wanted = run.need("sync_point", SyncPoint).id
+    if merged != wanted:
+        raise Failed(
+            f"the replica holds sync point {merged or 'none'} instead of {wanted}",
+            code="sync_point_differs",
+            hint="the job rolls back; sync the target and start again",
+        )
+
+
+def resume_replication(run: Run) -> None:
+    """The controller runs again and answers. It opens exports only when a sync asks for them."""
+    run.destination.start(run.vm)
+    run.controller.wait_ready()
+
+
+# ---------------------------------------------------------------- 5 snapshot-disks
+
+
+def snapshot_disks(run: Run) -> None:
+    serials = [disk.serial for disk in run.plan.disks]
+    run.destination.snapshot(run.vm, serials, run.tag)
+    run.kill_point("snapshot-disks")
+    points = run.destination.rollback_points(run.vm, run.tag)
+    missing = sorted(set(serials) - {point.serial for point in points})
+    if missing:
+        raise Failed(
+            f"no working rollback point for replica disk {', '.join(missing)}",
+            code="no_rollback_point",
+            hint="look at the destination's storage pool; nothing was written to the replica",
+        )
+    run.once("rollback_points", tuple[RollbackPoint, ...], lambda: points)
+
+
+def revert_disks(run: Run) -> None:
+    """Every replica disk has again what it had at step 5, and the platform's word for it is checked."""
+    run.destination.stop(run.vm, graceful=0)
+    run.destination.revert(run.vm, run.tag)
+    run.kill_point("revert-disks")
+    recorded = run.load("rollback_points", tuple[RollbackPoint, ...]) or ()
+    check_bases_untouched(run, recorded)
+
+
+def check_bases_untouched(run: Run, recorded: tuple[RollbackPoint, ...]) -> None:
+    """Invariant 6: a base whose stamp moved since step 5 was written behind Refloat's back."""
+    stamps = run.destination.stamps(run.vm)
+    for point in recorded:
+        if stamps.get(point.serial) != point.base_stamp:
+            raise Failed(
+                f"replica disk {point.serial} ({point.base}) was written since its rollback point was made",
+                code="replica_touched",
+                hint="do not trust this replica: run a full resync of the target, then resume",
+            )
+
+
+def hardware_before(run: Run) -> Hardware:
+    """The controller's own definition, recorded once before it is changed."""
+    return run.once("hardware", Hardware, lambda: run.destination.hardware(run.vm))
+
+
+def preserve_only(nics: tuple[PlannedNic, ...]) -> bool:
+    return all(nic.mode is NetworkMode.PRESERVE for nic in nics)

@@ -1,0 +1,169 @@
+"""The guest's reports: from untrusted bytes to records, and the reporting step.
+
+A report proves its origin (the job's token and nonce, which only this adapted guest has), that it is from
+one boot, and its order. It does not prove that it tells the truth: see verdict.py.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from refloat.clock import now
+from refloat.errors import RefloatError
+from refloat.model import GuestReport, MountReport, NicReport, Secrets
+
+REPORT_LIMIT = 64 * 1024  # bytes of one line; a real one has about 2 KiB
+TEXT_LIMIT = 256  # characters of one field
+LIST_LIMIT = 256
+VERSION = 1
+STAGES = ("configured", "final")
+
+
+class ReportRejected(RefloatError):
+    default_code = "report_rejected"
+
+
+class Lines:
+    """Splits a byte stream into lines of at most `REPORT_LIMIT`; a longer one is dropped whole."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._skipping = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        self._buffer += data
+        while True:
+            line, newline, rest = self._buffer.partition(b"\n")
+            if not newline:
+                break
+            self._buffer = rest
+            if not self._skipping and len(line) <= REPORT_LIMIT:
+                yield line
+            self._skipping = False
+        if len(self._buffer) > REPORT_LIMIT:
+            self._buffer, self._skipping = b"", True
+
+
+def parse_report(line: bytes, job: str, secrets: Secrets, last: GuestReport | None) -> GuestReport:
+    """The record of one line. Raises ReportRejected with the reason; nothing of a rejected report is kept.
+
+    `last` is the last accepted report: a sequence number that does not rise is a repetition or a replay.
+    """
+    data = _object(line)
+    _check_origin(data, job, secrets)
+    sequence = _integer(data, "seq")
+    if last is not None and sequence <= last.sequence:
+        raise ReportRejected(f"sequence {sequence} does not rise above {last.sequence}", code="report_replayed")
+    stage = _text(data, "stage")
+    if stage not in STAGES:
+        raise ReportRejected(f"unknown stage {stage!r}")
+    return GuestReport(
+        sequence=sequence,
+        boot_id=_text(data, "boot_id"),
+        stage=stage,
+        uptime=_seconds(data, "uptime"),
+        received=now(),
+        root_device=_text(data, "root_device"),
+        kernel=_text(data, "kernel"),
+        system_state=_text(data, "system_state"),
+        mounts=tuple(_mount(item) for item in _items(data, "mounts")),
+        nics=tuple(_nic(item) for item in _items(data, "nics")),
+        gateway=_text(data, "gateway"),
+        gateway_answers=_flag(data, "gateway_answers"),
+        dns=_texts(data, "dns"),
+        drivers=_texts(data, "drivers"),
+        problems=_texts(data, "problems"),
+        cleaned=_flag(data, "cleaned"),
+    )
+
+
+def sequence_of(line: bytes) -> int | None:
+    """The sequence number a line claims, for the acknowledgement of a repetition."""
+    try:
+        return _integer(_object(line), "seq")
+    except ReportRejected:
+        return None
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ReportRejected("not JSON") from error
+    if not isinstance(data, dict) or data.get("v") != VERSION:
+        raise ReportRejected("not a report of version 1")
+    return data
+
+
+def _check_origin(data: dict[str, Any], job: str, secrets: Secrets) -> None:
+    if data.get("job") != job:
+        raise ReportRejected("from another job", code="report_foreign")
+    for name, wanted in (("token", secrets.token), ("nonce", secrets.nonce)):
+        given = data.get(name)
+        if not isinstance(given, str) or not hmac.compare_digest(given.encode(), wanted.encode()):
+            raise ReportRejected(f"wrong {name}", code="report_forged")
+
+
+def _text(data: dict[str, Any], name: str) -> str:
+    value = data.get(name, "")
+    if not isinstance(value, str) or len(value) > TEXT_LIMIT:
+        raise ReportRejected(f"{name} is no text of at most {TEXT_LIMIT} characters")
+    return "".join(character for character in value if character.isprintable())
+
+
+def _integer(data: dict[str, Any], name: str) -> int:
+    value = data.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise ReportRejected(f"{name} is no whole number")
+    return value
+
+
+def _seconds(data: dict[str, Any], name: str) -> float:
+    value = data.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ReportRejected(f"{name} is no number")
+    return float(value)
+
+
+def _flag(data: dict[str, Any], name: str) -> bool:
+    value = data.get(name, False)
+    if not isinstance(value, bool):
+        raise ReportRejected(f"{name} is neither true nor false")
+    return value
+
+
+def _items(data: dict[str, Any], name: str) -> list[Any]:
+    value = data.get(name, [])
+    if not isinstance(value, list) or len(value) > LIST_LIMIT:
+        raise ReportRejected(f"{name} is no list of at most {LIST_LIMIT} entries")
+    return value
+
+
+def _texts(data: dict[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(_text({name: item}, name) for item in _items(data, name))
+
+
+def _record(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise ReportRejected("a list entry is no object")
+    return item
+
+
+def _mount(item: Any) -> MountReport:
+    data = _record(item)
+    return MountReport(_text(data, "mountpoint"), _flag(data, "mounted"), _text(data, "device"))
+
+
+def _nic(item: Any) -> NicReport:
+    data = _record(item)
+    return NicReport(
+        mac=_text(data, "mac").lower(),
+        name=_text(data, "name"),
+        up=_flag(data, "up"),
+        addresses=_texts(data, "addresses"),
+        driver=_text(data, "driver"),
+    )

@@ -1,0 +1,188 @@
+"""Steps 13 and 14: watch the recovered VM from outside, hear the guest, and find the verdict.
+
+Neither step undoes anything, whatever it finds: the operator decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from refloat.adapt import CHANNEL
+from refloat.clock import now, seconds_between
+from refloat.destinations.base import Channel
+from refloat.errors import RefloatError
+from refloat.model import (
+    Action,
+    Findings,
+    GuestReport,
+    Hardware,
+    Observation,
+    PowerState,
+    ProbeResult,
+    Secrets,
+)
+from refloat.policy import Probe
+from refloat.reports import Lines, ReportRejected, parse_report, sequence_of
+from refloat.run import Run
+from refloat.verdict import facets, verdict
+
+log = logging.getLogger(__name__)
+
+STABLE_FOR = 3.0  # seconds that the VM must keep running before validate ends; await-report watches on
+SCREENSHOT_EVERY = 20.0
+PROBE_WITHIN = 30.0  # seconds in which a probe is repeated after the guest's final report
+
+
+# ---------------------------------------------------------------- 13 validate
+
+
+def validate(run: Run) -> None:
+    """The VM runs and stays running; the first picture of its console."""
+    deadline = time.monotonic() + STABLE_FOR
+    seen = run.destination.observe(run.vm)
+    while seen.power is PowerState.RUNNING and time.monotonic() < deadline:
+        time.sleep(0.5)
+        seen = run.destination.observe(run.vm)
+    _screenshot(run, "start")
+    _add_observation(run, seen)
+
+
+# ---------------------------------------------------------------- 14 await-report
+
+
+def await_report(run: Run) -> None:
+    """Waits for the guest's final report or the deadline, probes from outside, and finds the verdict."""
+    run.kill_point("await-report")
+    if run.plan.decision.action is Action.ADAPT:
+        _hear_guest(run)
+    _add_observation(run, run.destination.observe(run.vm))
+    _screenshot(run, "end")
+    _probe(run)
+    reports = run.load("reports", tuple[GuestReport, ...]) or ()
+    found = facets(
+        run.plan, run.need("promoted", Hardware), run.load("findings", Findings) or Findings(), reports
+    )
+    run.save("verdict", verdict(found))
+
+
+def _hear_guest(run: Run) -> None:
+    """Reads reports until the final one. The deadline counts from the VM's start, across restarts of the hub."""
+    deadline = run.plan.report_deadline
+    next_picture = time.monotonic() + SCREENSHOT_EVERY
+    while not _final(run) and seconds_between(run.need("started", str), now()) < deadline:
+        if run.abort_requested():
+            return
+        if run.destination.observe(run.vm).power is not PowerState.RUNNING:
+            run.progress(message=f"{run.vm} stopped running")
+            return
+        try:
+            with run.destination.channel(run.vm, CHANNEL) as channel:
+                _listen(run, channel, until=min(next_picture, time.monotonic() + deadline))
+        except RefloatError as error:
+            # The channel may not be there for a moment (a guest that reboots): the deadline bounds it.
+            log.warning("report channel of %s: %s", run.vm, error)
+            time.sleep(1)
+        if time.monotonic() >= next_picture:
+            _screenshot(run, "boot")
+            next_picture = time.monotonic() + SCREENSHOT_EVERY
+
+
+def _listen(run: Run, channel: Channel, until: float) -> None:
+    lines = Lines()
+    while time.monotonic() < until and not _final(run):
+        for line in lines.feed(channel.read(timeout=1.0)):
+            _take(run, line, channel)
+        if run.abort_requested():
+            return
+
+
+def _take(run: Run, line: bytes, channel: Channel) -> None:
+    """Keeps an accepted report before it is acknowledged; a repetition is acknowledged again."""
+    known = run.load("reports", tuple[GuestReport, ...]) or ()
+    try:
+        report = parse_report(line, run.job, run.need("secrets", Secrets), known[-1] if known else None)
+    except ReportRejected as error:
+        sequence = sequence_of(line)
+        if error.code == "report_replayed" and sequence is not None:
+            channel.write(f"ack {sequence}\n".encode())
+            return
+        run.progress(message=f"a report was rejected: {error.message}")
+        return
+    run.save("reports", (*known, report))
+    channel.write(f"ack {report.sequence}\n".encode())
+    run.progress(guest=report.stage, uptime=report.uptime)
+
+
+def _final(run: Run) -> bool:
+    reports = run.load("reports", tuple[GuestReport, ...]) or ()
+    return bool(reports) and reports[-1].stage == "final"
+
+
+# ---------------------------------------------------------------- evidence from outside
+
+
+def _screenshot(run: Run, label: str) -> None:
+    """A picture is evidence, never a condition: what goes wrong with it is logged, not raised."""
+    try:
+        picture = run.destination.screenshot(run.vm)
+    except RefloatError as error:
+        log.warning("no screenshot of %s: %s", run.vm, error)
+        return
+    if picture:
+        directory: Path = run.directory / "screens"
+        directory.mkdir(exist_ok=True)
+        stamp = datetime.now(UTC).strftime("%H%M%S")
+        (directory / f"{stamp}-{label}.png").write_bytes(picture)
+
+
+def _add_observation(run: Run, seen: Observation) -> None:
+    known = run.load("findings", Findings) or Findings()
+    run.save("findings", Findings((*known.observations, seen), known.probes))
+
+
+def _probe(run: Run) -> None:
+    results = []
+    for probe in run.policy.probes:
+        for address in [probe.address] if probe.address else _planned_addresses(run):
+            results.append(_probe_until(run, probe, address))
+    known = run.load("findings", Findings) or Findings()
+    run.save("findings", Findings(known.observations, tuple(results)))
+
+
+def _planned_addresses(run: Run) -> list[str]:
+    return [address.partition("/")[0] for nic in run.plan.nics if nic.config for address in nic.config.addresses]
+
+
+def _probe_until(run: Run, probe: Probe, address: str) -> ProbeResult:
+    """Repeats one probe until it answers: a service may come up after the report."""
+    deadline = time.monotonic() + PROBE_WITHIN
+    while True:
+        result = _probe_once(run, probe, address)
+        if result.answered or time.monotonic() >= deadline or run.abort_requested():
+            return result
+        time.sleep(1)
+
+
+def _probe_once(run: Run, probe: Probe, address: str) -> ProbeResult:
+    """Connects, and reads where bytes are expected: a forward accepts even when nobody is behind it."""
+    try:
+        with contextlib.closing(
+            socket.create_connection(run.destination.reach(run.vm, address, probe.port), timeout=10)
+        ) as connection:
+            wanted = probe.expect.encode()
+            got = b""
+            while len(got) < len(wanted):
+                more = connection.recv(len(wanted) - len(got))
+                if not more:
+                    break
+                got += more
+            answered = got == wanted
+            text = f"said {got.decode('utf-8', 'replace')!r}" if wanted else "the connection was accepted"
+    except (OSError, RefloatError) as error:
+        answered, text = False, str(error)
+    return ProbeResult(address, probe.port, answered, text, now())

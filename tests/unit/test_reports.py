@@ -1,0 +1,102 @@
+"""Guest reports are hostile input: origin, order, size and form are checked, and nothing else is believed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refloat.model import Secrets
+from refloat.reports import REPORT_LIMIT, Lines, ReportRejected, parse_report, sequence_of
+from tests.unit.builders import REPORT, replace
+
+SECRETS = Secrets("t" * 48, "n" * 32)
+
+
+def line(**changes: Any) -> bytes:
+    data = {
+        "v": 1,
+        "job": "web-1",
+        "token": SECRETS.token,
+        "nonce": SECRETS.nonce,
+        "boot_id": "b0",
+        "seq": 3,
+        "stage": "final",
+        "uptime": 61.5,
+        "root_device": "/dev/vda1",
+        "mounts": [{"mountpoint": "/", "mounted": True, "device": "/dev/vda1"}],
+        "nics": [{"mac": "00:50:56:AA:BB:CC", "name": "enp1s0", "up": True, "addresses": ["10.0.0.1/24"]}],
+        "cleaned": True,
+    }
+    data.update(changes)
+    return json.dumps({key: value for key, value in data.items() if value is not ...}).encode()
+
+
+def test_a_good_report_is_taken() -> None:
+    report = parse_report(line(), "web-1", SECRETS, None)
+    assert (report.sequence, report.stage, report.uptime) == (3, "final", 61.5)
+    assert report.nics[0].mac == "00:50:56:aa:bb:cc"
+
+
+BAD = {
+    "not JSON": b"{",
+    "no object": b"[]",
+    "another version": line(v=2),
+    "another job": line(job="web-2"),
+    "no token": line(token=...),
+    "a wrong token": line(token="x"),
+    "a token of another type": line(token=["t"]),
+    "a wrong nonce": line(nonce="x" * 32),
+    "no sequence": line(seq=...),
+    "a negative sequence": line(seq=-1),
+    "a boolean sequence": line(seq=True),
+    "an unknown stage": line(stage="done"),
+    "an endless uptime": line(uptime=float("inf")),
+    "a text that is too long": line(kernel="x" * 300),
+    "a list that is too long": line(dns=["10.0.0.1"] * 300),
+    "a mount that is no object": line(mounts=["/"]),
+    "a flag that is a text": line(cleaned="yes"),
+    "deep nesting": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_reports_are_rejected(name: str) -> None:
+    with pytest.raises(ReportRejected):
+        parse_report(BAD[name], "web-1", SECRETS, None)
+
+
+def test_a_sequence_that_does_not_rise_is_a_replay() -> None:
+    with pytest.raises(ReportRejected) as caught:
+        parse_report(line(seq=2), "web-1", SECRETS, replace(REPORT, sequence=2))
+    assert caught.value.code == "report_replayed"
+    assert sequence_of(line(seq=2)) == 2
+
+
+def test_control_characters_do_not_pass() -> None:
+    assert parse_report(line(kernel="6.1\x1b[31m"), "web-1", SECRETS, None).kernel == "6.1[31m"
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_rejected_or_parsed(data: bytes) -> None:
+    with pytest.raises(ReportRejected):
+        parse_report(data, "web-1", SECRETS, None)
+
+
+@given(st.lists(st.binary(max_size=50)), st.integers(1, 7))
+def test_lines_are_whole_however_they_arrive(parts: list[bytes], size: int) -> None:
+    stream = b"".join(part.replace(b"\n", b"") + b"\n" for part in parts)
+    lines, got = Lines(), []
+    for start in range(0, len(stream), size):
+        got += list(lines.feed(stream[start : start + size]))
+    assert got == [part.replace(b"\n", b"") for part in parts]
+
+
+def test_a_line_without_end_is_dropped_in_bounded_memory() -> None:
+    lines = Lines()
+    for _ in range(20):
+        assert list(lines.feed(b"x" * REPORT_LIMIT)) == []
+    assert list(lines.feed(b"tail\nnext\n")) == [b"next"]
