@@ -1,0 +1,98 @@
+"""What Refloat asks of a destination platform. Drivers know volumes and devices, never a guest's contents.
+
+A destination VM is the controller before promotion and the recovered VM after it: the same platform
+object. Verbs that change the definition (`set_*`) work on a VM that is off; all verbs are idempotent,
+ask the platform what is already true, and raise NotFound for an unknown VM, Unreachable when the
+platform does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from refloat.model import (
+    AttachedDisk,
+    AttachedNic,
+    Firmware,
+    Hardware,
+    Observation,
+    PowerState,
+    RollbackPoint,
+)
+
+
+class Channel(Protocol):
+    """A byte stream to the guest that needs no network (virtio-serial)."""
+
+    def read(self, timeout: float) -> bytes:
+        """What has arrived, or b"" after `timeout` seconds without any."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Destination(Protocol):
+    def hardware(self, vm: str) -> Hardware:
+        """As defined now. A disk's volume is what is attached: an overlay while there is a rollback point."""
+        ...
+
+    def power_state(self, vm: str) -> PowerState: ...
+
+    def start(self, vm: str) -> None: ...
+
+    def stop(self, vm: str, graceful: float) -> None:
+        """Asks the guest, waits `graceful` seconds (0: not at all), then stops it hard. Returns when off."""
+        ...
+
+    def set_compute(self, vm: str, cpus: int, memory: int) -> None: ...
+
+    def set_disks(self, vm: str, disks: Sequence[AttachedDisk]) -> None:
+        """Exactly these disks in this order; the first boots. A disk left out is parked, never deleted."""
+        ...
+
+    def set_nics(self, vm: str, nics: Sequence[AttachedNic]) -> None: ...
+
+    def set_firmware(self, vm: str, firmware: Firmware) -> None: ...
+
+    def snapshot(self, vm: str, serials: Sequence[str], tag: str) -> tuple[RollbackPoint, ...]:
+        """A rollback point named `tag` under each of these disks, at one instant, running or off."""
+        ...
+
+    def rollback_points(self, vm: str, tag: str) -> tuple[RollbackPoint, ...]:
+        """Those that exist and through which the VM's writes really go now."""
+        ...
+
+    def stamps(self, vm: str) -> dict[str, str]:
+        """By serial: the stamp of the lowest layer of each attached disk. It changes with every write to
+        that layer, and with nothing else: see RollbackPoint.base_stamp."""
+        ...
+
+    def revert(self, vm: str, tag: str) -> None:
+        """Off only: the disks' content is again what it was at `snapshot`. Time does not depend on size."""
+        ...
+
+    def merge(self, vm: str, tag: str) -> None:
+        """One-way: makes the writes since `snapshot` permanent. Works while running, paused and off."""
+        ...
+
+    def delete_volume(self, vm: str, volume: str) -> None:
+        """Deletes a parked volume of ours. Refused while any VM has it attached."""
+        ...
+
+    def free_bytes(self, vm: str) -> int:
+        """What the storage of this VM's disks can still take."""
+        ...
+
+    def reach(self, vm: str, address: str, port: int) -> tuple[str, int]:
+        """Where the hub connects to get to this TCP port of this VM's network; opens a forward if it must."""
+        ...
+
+    def channel(self, vm: str, name: str) -> AbstractContextManager[Channel]: ...
+
+    def screenshot(self, vm: str) -> bytes:
+        """The console as PNG, b"" where the platform has none."""
+        ...
+
+    def observe(self, vm: str) -> Observation: ...

@@ -1,0 +1,254 @@
+"""What the hub can be asked to do: the one door for the API, the command line and the tests."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from refloat.clock import now
+from refloat.config import Config
+from refloat.errors import Busy, RefloatError, Refused
+from refloat.estate import Estate, load_estate
+from refloat.evidence import bundle
+from refloat.failover import has_run_live
+from refloat.jobs.engine import Engine
+from refloat.model import JobState, Mode, OperatorDecision, SyncPoint, TargetState
+from refloat.platforms import Platforms
+from refloat.run import Run
+from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
+from refloat.sync.engine import sync
+
+log = logging.getLogger(__name__)
+
+SYNC_HOLDER = "sync-"
+FINAL = frozenset({JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK})
+READY_FOR_FAILOVER = frozenset({TargetState.READY})
+
+
+class Hub:
+    """Every method raises NotFound for unknown names and Refused or Busy when nothing was done."""
+
+    def __init__(self, config: Config, estate: Estate, platforms: Platforms | None = None) -> None:
+        self.data_dir = config.data_dir
+        self.estate = estate
+        self.platforms = platforms or Platforms(estate, config.data_dir)
+        self._lock = _only_hub(config.data_dir)
+        self.store = Store.open(config.data_dir / "refloat.sqlite")
+        self.engine = Engine(config.data_dir / "jobs.sqlite", lambda job_id: self.run(job_id))
+        self._syncs: dict[str, threading.Thread] = {}
+        self._closing = threading.Event()
+
+    def open(self) -> None:
+        """Takes up everything that an earlier hub left: targets, syncs that died with it, unfinished jobs."""
+        for name in self.estate.targets:
+            self.store.ensure_target(name)
+        for left in self.store.held_targets(SYNC_HOLDER):
+            state = TargetState.READY if left.sync_point else TargetState.PROVISIONING
+            self.store.release_target(left.name, left.holder, state, "the last sync was interrupted")
+        self.engine.launch()
+        for job in self.store.jobs():
+            if job.state not in FINAL:
+                self.engine.start(job.id)
+
+    def close(self) -> None:
+        """Ends running syncs (they leave the last complete sync point) and stops; jobs go on at the next start."""
+        self._closing.set()
+        for thread in list(self._syncs.values()):
+            thread.join()
+        self.engine.close()
+        self.store.engine.dispose()
+        self._lock.close()
+
+    # ------------------------------------------------------------ targets
+
+    def targets(self) -> list[TargetStatus]:
+        return [self.store.target(name) for name in self.estate.targets]
+
+    def target(self, name: str) -> TargetStatus:
+        self.estate.target(name)
+        return self.store.target(name)
+
+    def start_sync(self, name: str) -> None:
+        """Starts a sync in the background; its progress and outcome are in the target's status."""
+        self.estate.target(name)
+        status = self.store.target(name)
+        if status.state is TargetState.FAILED_OVER:
+            raise Refused(
+                f"target {name} has failed over: its replica is the live VM now",
+                code="failed_over",
+                hint="set up a new target to protect the recovered VM",
+            )
+        holder = f"{SYNC_HOLDER}{secrets.token_hex(3)}"
+        self.store.claim_target(name, holder, TargetState.SYNCING)
+        thread = threading.Thread(target=self._sync_in_background, args=(name, holder), name=holder)
+        self._syncs[name] = thread
+        thread.start()
+
+    def _sync_in_background(self, name: str, holder: str) -> None:
+        try:
+            self.synchronise(name, self._closing.is_set)
+        except Exception as error:
+            message = str(error) if isinstance(error, RefloatError) else f"{type(error).__name__}: {error}"
+            log.exception("sync of %s failed", name)
+            has_point = self.store.target(name).sync_point is not None
+            state = TargetState.READY if has_point else TargetState.ERROR
+            self.store.release_target(name, holder, state, f"the last sync failed: {message}")
+        else:
+            self.store.release_target(name, holder, TargetState.READY)
+
+    def synchronise(self, name: str, cancelled: Callable[[], bool]) -> SyncPoint:
+        """One sync of a target that the caller holds; returns the new complete sync point."""
+        target = self.estate.target(name)
+        point = sync(
+            source=self.platforms.source(target.source_site),
+            controller=self.platforms.controller(target),
+            target=target,
+            state_dir=self.data_dir / "targets" / name,
+            last=self.store.target(name).sync_point,
+            progress=lambda data: self.store.save_progress(name, data),
+            cancelled=cancelled,
+        )
+        self.store.save_sync_point(name, point)
+        return point
+
+    # ------------------------------------------------------------ jobs
+
+    def start_failover(self, target: str, mode: Mode) -> Job:
+        self.estate.target(target)
+        if mode is not Mode.PLANNED:
+            raise Refused(
+                f"{mode} failover is not available in this version",
+                code="mode_unavailable",
+                hint="use --mode planned",
+            )
+        status = self.store.target(target)
+        if not status.holder and status.state not in READY_FOR_FAILOVER:
+            raise Refused(
+                f"target {target} is {status.state}: {status.message or 'it has no complete sync point'}",
+                code="target_not_ready",
+                hint=f"look at `refloat target show {target}`",
+            )
+        job = self.store.create_job(target, mode)
+        self.engine.start(job.id)
+        return job
+
+    def jobs(self) -> list[Job]:
+        return self.store.jobs()
+
+    def job(self, job_id: str) -> Job:
+        return self.store.job(job_id)
+
+    def steps(self, job_id: str) -> list[StepRecord]:
+        self.store.job(job_id)
+        return self.store.steps(job_id)
+
+    def events(self, job_id: str, after: int = 0) -> Sequence[Event]:
+        self.store.job(job_id)
+        return self.store.events(job_id, after)
+
+    def commit(self, job_id: str, by: str, reason: str = "") -> Job:
+        """One-way: the recovered VM becomes the protected VM's successor."""
+        self._require(job_id, JobState.AWAITING_COMMIT, "commit")
+        return self._decide(job_id, "commit", by, reason)
+
+    def rollback(self, job_id: str, by: str, discard_writes: bool, reason: str = "") -> Job:
+        """Back to replication. What the recovered VM wrote is discarded: that must be acknowledged."""
+        self._require(job_id, (JobState.AWAITING_COMMIT, JobState.TEST_ACTIVE), "rollback")
+        self._acknowledged(job_id, discard_writes)
+        return self._decide(job_id, "rollback", by, reason)
+
+    def abort(self, job_id: str, by: str, discard_writes: bool = False, reason: str = "") -> Job:
+        """Ends a job that is under way: its steps are undone."""
+        job = self._require(job_id, (JobState.QUEUED, JobState.RUNNING), "abort")
+        if has_run_live(self.store, job_id):
+            self._acknowledged(job_id, discard_writes)
+        self._record(job_id, "abort", by, reason)
+        self.store.request_abort(job.id)
+        return self.store.job(job_id)
+
+    def resume(self, job_id: str, by: str, reason: str = "") -> Job:
+        """Goes on with a blocked job after the operator mended the cause."""
+        self._require(job_id, JobState.BLOCKED, "resume")
+        committing = any(step.phase == "commit" for step in self.store.steps(job_id))
+        return self._decide(job_id, "commit" if committing else "rollback", by, reason)
+
+    def evidence(self, job_id: str) -> dict[str, Any]:
+        """The bundle as data."""
+        return bundle(self.store, job_id, self.data_dir)
+
+    # ------------------------------------------------------------ how
+
+    def run(self, job_id: str) -> Run:
+        """What a job's steps are given."""
+        job = self.store.job(job_id)
+        target = self.estate.target(job.target)
+        return Run(
+            job=job_id,
+            mode=job.mode,
+            target=target,
+            policy=self.estate.policy(target.policy),
+            networks=self.estate.networks(),
+            source=self.platforms.source(target.source_site),
+            destination=self.platforms.destination(target.site),
+            controller=self.platforms.controller(target),
+            store=self.store,
+            data_dir=self.data_dir,
+            synchronise=lambda cancelled: self.synchronise(job.target, cancelled),
+        )
+
+    def _require(self, job_id: str, states: JobState | tuple[JobState, ...], what: str) -> Job:
+        job = self.store.job(job_id)
+        wanted = states if isinstance(states, tuple) else (states,)
+        if job.state not in wanted:
+            raise Busy(
+                f"job {job_id} is {job.state}: {what} is not possible",
+                code="illegal_state",
+                hint=f"{what} is possible while a job is {' or '.join(wanted)}",
+            )
+        return job
+
+    def _acknowledged(self, job_id: str, discard_writes: bool) -> None:
+        if not discard_writes:
+            raise Refused(
+                f"the recovered VM of job {job_id} has run: going back discards everything it wrote",
+                code="writes_not_acknowledged",
+                hint="say so with --discard-writes",
+            )
+
+    def _decide(self, job_id: str, decision: str, by: str, reason: str) -> Job:
+        count = self._record(job_id, decision, by, reason)
+        self.engine.tell(job_id, decision, nonce=str(count))
+        return self.store.job(job_id)
+
+    def _record(self, job_id: str, what: str, by: str, reason: str) -> int:
+        known = self.store.load(job_id, "decisions", tuple[OperatorDecision, ...]) or ()
+        self.store.save(job_id, "decisions", (*known, OperatorDecision(by, now(), what, reason)))
+        self.store.emit(job_id, "decision", {"what": what, "by": by, "reason": reason})
+        return len(known)
+
+
+def _only_hub(data_dir: Path) -> Any:
+    """Two hubs on the same data would run each job twice at once."""
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = (data_dir / "hub.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise Busy(
+            f"another hub is using {data_dir}",
+            code="hub_running",
+            hint="stop it first, or give this one another data_dir",
+        ) from error
+    return lock
+
+
+def open_hub(config: Config) -> Hub:
+    hub = Hub(config, load_estate(config.estate))
+    hub.open()
+    return hub

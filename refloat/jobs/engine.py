@@ -1,0 +1,237 @@
+"""Durable jobs on DBOS. Nothing else imports it, so that it stays replaceable.
+
+What is kept here: which step comes next, across restarts. What a step does is plain code (steps.py), at
+least once; what a job knows is in the store. An abort is a flag in the store that steps look at, never a
+cancelled workflow: undo steps could not run in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSConfig, Serializer, SetWorkflowID
+
+from refloat.errors import RefloatError
+from refloat.failover import COMMIT, OBSERVING, STEPS
+from refloat.jobs import steps
+from refloat.jobs.states import finish_job, settle
+from refloat.model import JobState
+from refloat.policy import OnFailure
+from refloat.run import Run
+
+# Part of what is stored: change it only together with a migration of the jobs in flight.
+APPLICATION_VERSION = "failover-1"
+QUEUE = "failovers"
+AT_ONCE = 16  # jobs in their active phase; those that wait for the operator do not count
+DAY = 86_400.0
+
+T = TypeVar("T")
+_run_of: Callable[[str], Run]
+
+
+class Json(Serializer):
+    """Never pickle: with it, write access to the database would be code execution."""
+
+    def serialize(self, data: Any) -> str:
+        return json.dumps(data, default=_describe)
+
+    def deserialize(self, serialized_data: str) -> Any:
+        return json.loads(serialized_data)
+
+    def name(self) -> str:
+        return "refloat_json"
+
+
+def _describe(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple | set) else repr(value)
+
+
+class Engine:
+    """Runs jobs to their end across restarts of the process. One per process, one per data directory."""
+
+    def __init__(self, database: Path, run_of: Callable[[str], Run]) -> None:
+        global _run_of
+        _run_of = run_of
+        _use_wal(database)
+        config: DBOSConfig = {
+            "name": "refloat",
+            "system_database_url": f"sqlite:///{database}",
+            "application_version": APPLICATION_VERSION,
+            # Recovery takes only this executor's jobs; the hub's lock on its data makes it unique.
+            "executor_id": "hub",
+            "serializer": Json(),
+            "log_level": "WARNING",
+            "notification_listener_polling_interval_sec": 1.0,
+        }
+        DBOS(config=config)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="jobs", daemon=True)
+
+    def launch(self) -> None:
+        """Starts, and goes on with every job that a killed hub left unfinished."""
+        self._thread.start()
+        self._call(self._launch())
+
+    async def _launch(self) -> None:
+        # Launched from within our loop, DBOS runs all jobs there, recovered ones too: a thread for the
+        # loop instead of one for each waiting job.
+        DBOS.launch()
+        await DBOS.register_queue_async(QUEUE, worker_concurrency=AT_ONCE, polling_interval_sec=0.2)
+
+    def close(self) -> None:
+        """Stops like a kill does: jobs stay as they are and go on at the next launch.
+
+        A step that is acting goes on in its thread; the process should end soon after.
+        """
+        self._call(_cancel_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        DBOS.destroy()
+
+    def start(self, job_id: str) -> None:
+        """Idempotent: a job that was started is not started again."""
+
+        async def act() -> None:
+            with SetWorkflowID(job_id):
+                await DBOS.start_workflow_async(failover_job, job_id)
+
+        self._call(act())
+
+    def tell(self, job_id: str, decision: str, nonce: str) -> None:
+        """The operator's word to a waiting job: "commit" or "rollback"; heard once per nonce."""
+        self._call(
+            DBOS.send_async(job_id, decision, topic="decision", idempotency_key=f"{job_id}-{nonce}")
+        )
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
+
+
+async def _cancel_all() -> None:
+    """Cancelled here, in its own loop, a workflow leaves no outcome behind: it stays to be recovered."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _use_wal(database: Path) -> None:
+    """Before DBOS opens it: later it can fail with "database is locked"; without it a step costs 4 times more."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(f"sqlite:///{database}")
+    with engine.connect() as connection:
+        connection.execute(sa.text("PRAGMA journal_mode=WAL"))
+    engine.dispose()
+
+
+# ---------------------------------------------------------------- workflows
+
+
+@DBOS.workflow(max_recovery_attempts=None)
+async def failover_job(job_id: str) -> str:
+    """A job's life: the active phase, then waiting for the operator for as long as it takes."""
+    handle = await DBOS.enqueue_workflow_async(QUEUE, go_forward, job_id)
+    state = JobState(await handle.get_result())
+    while state in (JobState.TEST_ACTIVE, JobState.AWAITING_COMMIT, JobState.BLOCKED):
+        decision = await DBOS.recv_async("decision", timeout_seconds=DAY)
+        if decision == "commit":
+            state = await go_commit(job_id)
+        elif decision == "rollback":
+            state = await go_back(job_id, None)
+    return state
+
+
+@DBOS.workflow(max_recovery_attempts=None)
+async def go_forward(job_id: str) -> str:
+    """Steps 1 to 14. What fails before the recovered VM runs is undone, or held for a person by policy."""
+    await set_state(job_id, JobState.RUNNING, None)
+    for step in STEPS:
+        error = await do_step(job_id, step.name)
+        if error is None or step.name in OBSERVING:
+            continue
+        if step.name == STEPS[0].name:
+            return await set_state(job_id, JobState.REFUSED, error)
+        if await policy_on_failure(job_id) == OnFailure.HOLD:
+            return await set_state(job_id, JobState.BLOCKED, error)
+        return await go_back(job_id, error)
+    if await was_aborted(job_id):
+        return await go_back(job_id, None)
+    return await set_outcome(job_id)
+
+
+async def go_back(job_id: str, error: dict[str, Any] | None) -> JobState:
+    """Undoes in reverse order. After an undo that failed, only those that are safe without it go on."""
+    await set_state(job_id, JobState.ROLLING_BACK, error)
+    failure: dict[str, Any] | None = None
+    for step in reversed(STEPS):
+        if failure is None or step.undo_when_blocked:
+            failure = await undo_step(job_id, step.name) or failure
+    state = JobState.ROLLED_BACK if failure is None else JobState.BLOCKED
+    await set_state(job_id, state, failure)
+    return state
+
+
+async def go_commit(job_id: str) -> JobState:
+    await set_state(job_id, JobState.COMMITTING, None)
+    for step in COMMIT:
+        error = await commit_step(job_id, step.name)
+        if error is not None:
+            await set_state(job_id, JobState.BLOCKED, error)
+            return JobState.BLOCKED
+    await set_state(job_id, JobState.COMMITTED, None)
+    return JobState.COMMITTED
+
+
+# ---------------------------------------------------------------- durable steps
+
+
+@DBOS.step()
+async def do_step(job_id: str, name: str) -> dict[str, Any] | None:
+    return _data(await asyncio.to_thread(lambda: steps.perform(_run_of(job_id), name)))
+
+
+@DBOS.step()
+async def undo_step(job_id: str, name: str) -> dict[str, Any] | None:
+    return _data(await asyncio.to_thread(lambda: steps.undo(_run_of(job_id), name)))
+
+
+@DBOS.step()
+async def commit_step(job_id: str, name: str) -> dict[str, Any] | None:
+    return _data(await asyncio.to_thread(lambda: steps.commit(_run_of(job_id), name)))
+
+
+@DBOS.step()
+async def set_state(job_id: str, state: str, error: dict[str, Any] | None) -> str:
+    def act() -> None:
+        finish_job(_run_of(job_id), JobState(state), RefloatError.from_dict(error) if error else None)
+
+    await asyncio.to_thread(act)
+    return state
+
+
+@DBOS.step()
+async def set_outcome(job_id: str) -> str:
+    return await asyncio.to_thread(lambda: settle(_run_of(job_id)))
+
+
+@DBOS.step()
+async def was_aborted(job_id: str) -> bool:
+    return await asyncio.to_thread(lambda: _run_of(job_id).abort_requested())
+
+
+@DBOS.step()
+async def policy_on_failure(job_id: str) -> str:
+    return _run_of(job_id).policy.on_failure
+
+
+def _data(error: RefloatError | None) -> dict[str, Any] | None:
+    return error.to_dict() if error else None
+
+

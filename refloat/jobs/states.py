@@ -1,0 +1,41 @@
+"""What a change of a job's state means for the job, its target and the operator."""
+
+from __future__ import annotations
+
+from refloat.errors import Failed, RefloatError
+from refloat.failover import may
+from refloat.model import Facet, FacetState, JobState, Mode, Observer, Proof, TargetState, Verdict
+from refloat.run import Run
+from refloat.verdict import verdict
+
+# Where the target ends when its job does. A blocked job keeps its target.
+RELEASES = {
+    JobState.REFUSED: TargetState.READY,
+    JobState.ROLLED_BACK: TargetState.READY,
+    JobState.COMMITTED: TargetState.FAILED_OVER,
+}
+
+
+def finish_job(run: Run, state: JobState, error: RefloatError | None) -> None:
+    """Enters a state, once: a repetition after a restart changes nothing."""
+    before = run.store.job(run.job).state
+    if before is state:
+        return
+    if not may(before, state):
+        raise Failed(f"job {run.job} cannot go from {before} to {state}", code="illegal_transition")
+    if state in RELEASES:
+        run.controller.disconnect()
+    run.store.set_state(run.job, state, error, release=RELEASES.get(state))
+
+
+def settle(run: Run) -> JobState:
+    """The job reaches the operator with the verdict that was found; when the observing steps themselves
+    broke, with the verdict that they could not prove anything."""
+    if run.load("verdict", Verdict) is None:
+        errors = [record.error for record in run.store.steps(run.job) if record.error]
+        text = str(errors[-1]["message"]) if errors else "the observing steps did not run"
+        proof = Proof(Observer.PLATFORM, False, text)
+        run.save("verdict", verdict((Facet("boot", FacetState.FAILED, True, (proof,)),)))
+    state = JobState.TEST_ACTIVE if run.mode is Mode.TEST else JobState.AWAITING_COMMIT
+    finish_job(run, state, None)
+    return state

@@ -1,0 +1,79 @@
+"""What it means to perform and to undo one step. No engine here: plain synchronous functions.
+
+They return the error instead of raising it, so that the engine keeps it as the step's outcome.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from refloat.errors import Failed, RefloatError
+from refloat.failover import COMMIT, OBSERVING, STEPS, Step, check_invariants
+from refloat.run import Run
+from refloat.store.store import Store
+
+log = logging.getLogger(__name__)
+
+BY_NAME = {step.name: step for step in (*STEPS, *COMMIT)}
+
+
+def perform(run: Run, name: str) -> RefloatError | None:
+    """Does one step of the failover: mark, abort and invariant checks, the effect, done."""
+    step = BY_NAME[name]
+    if run.mode not in step.modes or not run.store.mark(run.job, name, "do"):
+        return None
+    run.kill_point(name, "before")
+    return _finish(run, step, "do", _try(lambda: _checked(run, step)))
+
+
+def _checked(run: Run, step: Step) -> None:
+    if step.name not in OBSERVING:
+        run.check_abort()
+        check_invariants(run, before=step.name)
+    step.do(run)
+
+
+def undo(run: Run, name: str) -> RefloatError | None:
+    """Undoes one step that has a mark: it may have acted even when it never finished."""
+    step = BY_NAME[name]
+    marked = any(record.step == name and record.phase == "do" for record in run.store.steps(run.job))
+    if not marked or not run.store.mark(run.job, name, "undo"):
+        return None
+    return _finish(run, step, "undo", _try(lambda: step.undo(run)))
+
+
+def commit(run: Run, name: str) -> RefloatError | None:
+    """Does one step of the commit. The source is proven to be off before each."""
+    step = BY_NAME[name]
+    if not run.store.mark(run.job, name, "commit"):
+        return None
+
+    def act() -> None:
+        check_invariants(run, before=name)
+        step.do(run)
+
+    return _finish(run, step, "commit", _try(act))
+
+
+def _try(act: Callable[[], None]) -> RefloatError | None:
+    try:
+        act()
+    except RefloatError as error:
+        return error
+    except Exception as error:
+        # A defect is not hidden: it is logged whole and shown, and handled as any failed step.
+        log.exception("unexpected error")
+        return Failed(
+            f"{type(error).__name__}: {error}",
+            code="internal",
+            hint="this is a defect: please report it with the hub's log",
+        )
+    return None
+
+
+def _finish(run: Run, step: Step, phase: str, error: RefloatError | None) -> RefloatError | None:
+    run.kill_point(step.name, f"after-{phase}")
+    store: Store = run.store
+    store.finish(run.job, step.name, phase, error)
+    return error

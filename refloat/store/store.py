@@ -1,0 +1,291 @@
+"""What the hub remembers: targets, jobs with their steps, records and events. All calls are short transactions."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import create_engine, event, select, update
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from refloat.clock import now
+from refloat.codec import decode, encode
+from refloat.errors import Busy, NotFound, RefloatError
+from refloat.model import JobState, Mode, SyncPoint, TargetState
+from refloat.store.tables import EventRow, JobRow, RecordRow, StepRow, TargetRow
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """What is known of a target now, beside what the estate says of it."""
+
+    name: str
+    state: TargetState
+    holder: str
+    message: str
+    sync_point: SyncPoint | None
+    progress: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Job:
+    id: str
+    target: str
+    mode: Mode
+    state: JobState
+    created: str
+    finished: str
+    abort_requested: bool
+    error: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    step: str
+    phase: str
+    started: str
+    finished: str
+    attempts: int
+    error: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Event:
+    id: int
+    job: str
+    at: str
+    kind: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @staticmethod
+    def open(file: Path) -> Store:
+        """The store in this SQLite file, brought to the newest schema."""
+        from refloat.store.migrate import upgrade
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": 30})
+
+        @event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _: Any) -> None:
+            # A mark must survive a power cut before the step acts: FULL syncs at each commit.
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+
+        upgrade(engine)
+        return Store(engine)
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with Session(self.engine) as session, session.begin():
+            yield session
+
+    # ------------------------------------------------------------ targets
+
+    def ensure_target(self, name: str) -> None:
+        """Makes the target's row where there is none; a known target keeps its state."""
+        with self._session() as session:
+            if session.get(TargetRow, name) is None:
+                session.add(TargetRow(name=name, state=TargetState.PROVISIONING))
+
+    def target(self, name: str) -> TargetStatus:
+        with self._session() as session:
+            return _target(_known(session.get(TargetRow, name), "target", name))
+
+    def claim_target(self, name: str, holder: str, state: TargetState) -> None:
+        """Takes a free target for one holder, atomically. The same holder may claim again.
+
+        Raises Busy naming the holder, NotFound for an unknown target.
+        """
+        with self._session() as session:
+            _claim(session, name, holder, state)
+
+    def release_target(self, name: str, holder: str, state: TargetState, message: str = "") -> None:
+        """Gives the target back; a no-op for anyone but its holder."""
+        with self._session() as session:
+            _release(session, name, holder, state, message)
+
+    def save_sync_point(self, name: str, point: SyncPoint) -> None:
+        with self._session() as session:
+            _known(session.get(TargetRow, name), "target", name).sync_point = encode(point)
+
+    def save_progress(self, name: str, progress: dict[str, Any]) -> None:
+        with self._session() as session:
+            _known(session.get(TargetRow, name), "target", name).progress = progress
+
+    def held_targets(self, prefix: str) -> list[TargetStatus]:
+        """Targets whose holder starts with `prefix`: what a killed hub left claimed."""
+        with self._session() as session:
+            rows = session.scalars(select(TargetRow).where(TargetRow.holder.startswith(prefix)))
+            return [_target(row) for row in rows]
+
+    # ------------------------------------------------------------ jobs
+
+    def create_job(self, target: str, mode: Mode) -> Job:
+        """A queued job that holds its target: both or neither. Raises Busy or NotFound."""
+        job_id = f"{target}-{secrets.token_hex(3)}"
+        with self._session() as session:
+            _claim(session, target, job_id, TargetState.FAILOVER)
+            row = JobRow(id=job_id, target=target, mode=mode, state=JobState.QUEUED, created=now())
+            session.add(row)
+            session.flush()
+            return _job(row)
+
+    def job(self, job_id: str) -> Job:
+        with self._session() as session:
+            return _job(_known(session.get(JobRow, job_id), "job", job_id))
+
+    def jobs(self, limit: int = 200) -> list[Job]:
+        """Newest first."""
+        with self._session() as session:
+            return [_job(row) for row in session.scalars(select(JobRow).order_by(JobRow.created.desc()).limit(limit))]
+
+    def set_state(
+        self,
+        job_id: str,
+        state: JobState,
+        error: RefloatError | None = None,
+        release: TargetState | None = None,
+    ) -> None:
+        """Writes the state as it is told: failover.py decides which transitions are legal.
+
+        `release`: the job gives its target back in the same transaction, in this state.
+        """
+        with self._session() as session:
+            row = _known(session.get(JobRow, job_id), "job", job_id)
+            row.state = state
+            if error is not None:
+                row.error = error.to_dict()
+            if state in (JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK):
+                row.finished = now()
+            session.add(EventRow(job=job_id, at=now(), kind="state", data={"state": str(state)}))
+            if release is not None:
+                _release(session, row.target, job_id, release, error.message if error else "")
+
+    def request_abort(self, job_id: str) -> None:
+        with self._session() as session:
+            _known(session.get(JobRow, job_id), "job", job_id).abort_requested = True
+
+    # ------------------------------------------------------------ records
+
+    def save(self, job_id: str, name: str, record: Any) -> None:
+        """Keeps a record under the job; the same name replaces it."""
+        with self._session() as session:
+            session.merge(RecordRow(job=job_id, name=name, data={"value": encode(record)}))
+
+    def load(self, job_id: str, name: str, kind: type[T]) -> T | None:
+        with self._session() as session:
+            row = session.get(RecordRow, (job_id, name))
+            return None if row is None else decode(kind, row.data["value"], where=name)
+
+    # ------------------------------------------------------------ steps
+
+    def mark(self, job_id: str, step: str, phase: str) -> bool:
+        """Says durably that the step is about to act. False when it has already finished."""
+        with self._session() as session:
+            row = _step_row(session, job_id, step, phase)
+            if row is not None and row.finished and not row.error:
+                return False
+            if row is None:
+                session.add(StepRow(job=job_id, step=step, phase=phase, started=now()))
+            else:
+                row.attempts, row.finished, row.error = row.attempts + 1, "", None
+            session.add(EventRow(job=job_id, at=now(), kind="step", data={"step": step, "phase": phase}))
+            return True
+
+    def finish(self, job_id: str, step: str, phase: str, error: RefloatError | None = None) -> None:
+        with self._session() as session:
+            row = _known(_step_row(session, job_id, step, phase), "step", step)
+            row.finished, row.error = now(), error.to_dict() if error else None
+            data = {"step": step, "phase": phase, "error": row.error}
+            session.add(EventRow(job=job_id, at=now(), kind="step_done", data=data))
+
+    def steps(self, job_id: str) -> list[StepRecord]:
+        with self._session() as session:
+            rows = session.scalars(select(StepRow).where(StepRow.job == job_id).order_by(StepRow.id))
+            return [StepRecord(r.step, r.phase, r.started, r.finished, r.attempts, r.error) for r in rows]
+
+    # ------------------------------------------------------------ events
+
+    def emit(self, job_id: str, kind: str, data: dict[str, Any]) -> None:
+        with self._session() as session:
+            session.add(EventRow(job=job_id, at=now(), kind=kind, data=data))
+
+    def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
+        with self._session() as session:
+            rows = session.scalars(
+                select(EventRow)
+                .where(EventRow.job == job_id, EventRow.id > after)
+                .order_by(EventRow.id)
+                .limit(limit)
+            )
+            return [Event(row.id, row.job, row.at, row.kind, row.data) for row in rows]
+
+
+def _known(row: T | None, kind: str, name: str) -> T:
+    if row is None:
+        raise NotFound(
+            f"unknown {kind}: {name}",
+            code=f"unknown_{kind}",
+            hint=f"list the known ones with `refloat {kind} list`",
+        )
+    return row
+
+
+def _claim(session: Session, name: str, holder: str, state: TargetState) -> None:
+    taken = session.execute(
+        update(TargetRow)
+        .where(TargetRow.name == name, TargetRow.holder.in_(["", holder]))
+        .values(holder=holder, state=state, message="", progress=None)
+    )
+    if taken.rowcount:  # type: ignore[attr-defined]
+        return
+    row = _known(session.get(TargetRow, name), "target", name)
+    raise Busy(
+        f"target {name} is busy with {row.holder}",
+        code="target_busy",
+        hint="wait until that is finished, or look at it with `refloat job list`",
+    )
+
+
+def _release(session: Session, name: str, holder: str, state: TargetState, message: str) -> None:
+    session.execute(
+        update(TargetRow)
+        .where(TargetRow.name == name, TargetRow.holder == holder)
+        .values(holder="", state=state, message=message, progress=None)
+    )
+
+
+def _step_row(session: Session, job_id: str, step: str, phase: str) -> StepRow | None:
+    return session.scalars(
+        select(StepRow).where(StepRow.job == job_id, StepRow.step == step, StepRow.phase == phase)
+    ).one_or_none()
+
+
+def _target(row: TargetRow) -> TargetStatus:
+    point = decode(SyncPoint, row.sync_point) if row.sync_point else None
+    return TargetStatus(row.name, TargetState(row.state), row.holder, row.message, point, row.progress)
+
+
+def _job(row: JobRow) -> Job:
+    return Job(
+        id=row.id,
+        target=row.target,
+        mode=Mode(row.mode),
+        state=JobState(row.state),
+        created=row.created,
+        finished=row.finished,
+        abort_requested=row.abort_requested,
+        error=row.error,
+    )

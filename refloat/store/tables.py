@@ -1,0 +1,71 @@
+"""The hub's tables. What a job decided and did is kept as records, so that a restart loses nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, bytes: LargeBinary}  # noqa: RUF012 (SQLAlchemy's form)
+
+
+class TargetRow(Base):
+    __tablename__ = "targets"
+
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    state: Mapped[str]
+    holder: Mapped[str] = mapped_column(default="")  # the job or sync that the target is busy with
+    message: Mapped[str] = mapped_column(default="")
+    sync_point: Mapped[dict[str, Any] | None]
+    progress: Mapped[dict[str, Any] | None]
+
+
+class JobRow(Base):
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    target: Mapped[str] = mapped_column(index=True)
+    mode: Mapped[str]
+    state: Mapped[str]
+    created: Mapped[str]
+    finished: Mapped[str] = mapped_column(default="")
+    abort_requested: Mapped[bool] = mapped_column(default=False)
+    error: Mapped[dict[str, Any] | None]
+
+
+class RecordRow(Base):
+    __tablename__ = "job_records"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    data: Mapped[dict[str, Any]]
+
+
+class StepRow(Base):
+    """A mark is written before a step acts: a row without `finished` says that it may have acted."""
+
+    __tablename__ = "job_steps"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    step: Mapped[str]
+    phase: Mapped[str]  # "do", "undo" or "commit"
+    started: Mapped[str]
+    finished: Mapped[str] = mapped_column(default="")
+    attempts: Mapped[int] = mapped_column(default=1)
+    error: Mapped[dict[str, Any] | None]
+
+
+class EventRow(Base):
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job: Mapped[str]
+    at: Mapped[str]
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (Index("ix_events_job_id", "job", "id"),)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from refloat.errors import NotFound, Refused
+from refloat.estate import Estate, load_estate
+from refloat.lab.estate import render_config, render_estate
+from refloat.lab.layout import Lab
+from refloat.model import Mode
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "estate.yaml"
+    path.write_text(render_estate(Lab(directory=tmp_path), "ssh-ed25519 AAAA"))
+    return path
+
+
+def change(file: Path, *path: str | int, to: object) -> Path:
+    data = yaml.safe_load(file.read_text())
+    place = data
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = to
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def test_the_labs_estate_is_a_real_estate(file: Path) -> None:
+    estate: Estate = load_estate(file)
+    target = estate.target("lab-web")
+    assert target.source_vm == "refloat-lab-source"
+    assert [disk.key for disk in target.disks] == ["sda", "sdb"]
+    assert estate.policy(target.policy).probes[0].expect == "SSH-2.0-"
+    assert estate.networks().of("user", Mode.PLANNED) == "production"
+    assert estate.networks().of("user", Mode.TEST) == "bubble"
+    assert estate.networks().of("dmz", Mode.TEST) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("version",), 2, "version"),
+        (("sites", "lab-source", "platform"), "xen", "sites.lab-source.platform"),
+        (("policies", "lab", "shutdown_deadline"), -1, "policies.lab.shutdown_deadline"),
+        (("policies", "lab", "mcas"), "keep", "policies.lab.mcas"),
+        (("targets", "lab-web", "site"), "moon", "targets.lab-web.site: 'moon' is not declared"),
+        (("protected", "lab-web", "policy"), "gold", "protected.lab-web.policy: 'gold' is not declared"),
+        (("mappings", 0, "to"), "nowhere", "network 'nowhere' is not declared"),
+        (("sites", "lab-recovery", "networks", "production", "subnet"), "10.20.30.40/24", "subnet"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(
+    file: Path, path: tuple[str | int, ...], value: object, words: str
+) -> None:
+    with pytest.raises(Refused, match=words) as caught:
+        load_estate(change(file, *path, to=value))
+    assert caught.value.hint
+
+
+def test_a_missing_file_and_no_yaml_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="No such file"):
+        load_estate(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(Refused, match="no YAML"):
+        load_estate(tmp_path / "bad.yaml")
+
+
+def test_an_unknown_target_is_not_found(file: Path) -> None:
+    with pytest.raises(NotFound, match="unknown target: mail"):
+        load_estate(file).target("mail")
+
+
+def test_the_labs_config_names_its_own_files(tmp_path: Path) -> None:
+    settings = yaml.safe_load(render_config(Lab(directory=tmp_path)))
+    assert settings["data_dir"] == str(tmp_path / "hub")

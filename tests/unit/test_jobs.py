@@ -1,0 +1,186 @@
+"""Jobs from start to end on the durable engine, over a world in memory that can be made to fail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from refloat.jobs.engine import Engine
+from refloat.model import JobState, PowerState, TargetState, Verdict, Word
+from refloat.policy import AfterDeadline, OnFailure, Policy
+from tests.unit.builders import FACTS, replace
+from tests.unit.fakes import World, make_world
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr("refloat.validate.STABLE_FOR", 0.0)
+    monkeypatch.setattr("refloat.validate.PROBE_WITHIN", 0.0)
+    made = make_world(tmp_path)
+    yield made
+    made.store.engine.dispose()
+
+
+@pytest.fixture
+def engine(world: World, tmp_path: Path) -> Iterator[Engine]:
+    made = Engine(tmp_path / "jobs.sqlite", world.run)
+    made.launch()
+    yield made
+    made.close()
+
+
+def reach(world: World, job: str, *states: JobState) -> JobState:
+    deadline = time.monotonic() + 30
+    while (state := world.store.job(job).state) not in states:
+        assert time.monotonic() < deadline, f"{job} is {state}: {world.store.steps(job)[-1:]}"
+        time.sleep(0.05)
+    return state
+
+
+def wait_for_step(world: World, job: str, name: str) -> None:
+    deadline = time.monotonic() + 30
+    while not any(step.step == name for step in world.store.steps(job)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def started(world: World, engine: Engine) -> str:
+    job = world.job()
+    world.destination.hear = lambda: world.good_report(job)
+    engine.start(job)
+    return job
+
+
+def test_a_failover_waits_for_its_commit_and_leaves_nothing(world: World, engine: Engine) -> None:
+    job = started(world, engine)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    verdict = world.store.load(job, "verdict", Verdict)
+    assert verdict is not None and verdict.word is Word.SUCCEEDED, verdict
+    engine.tell(job, "commit", "1")
+    reach(world, job, JobState.COMMITTED)
+    assert world.destination.deleted == ["/own"]
+    assert not world.destination.overlays
+    assert world.store.target("web").state is TargetState.FAILED_OVER
+    assert world.source.power is PowerState.OFF and not world.source.starts
+
+
+def test_a_rollback_puts_everything_back(world: World, engine: Engine) -> None:
+    before = world.destination.hardware("")
+    job = started(world, engine)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    engine.tell(job, "rollback", "1")
+    reach(world, job, JobState.ROLLED_BACK)
+    assert world.destination.hardware("") == before
+    assert world.destination.power is PowerState.RUNNING
+    assert world.source.power is PowerState.RUNNING and world.source.starts
+    assert world.store.target("web").state is TargetState.READY
+    assert world.store.target("web").holder == ""
+
+
+@pytest.mark.parametrize(
+    "verb", ["snapshot", "set_compute", "set_disks", "set_nics", "set_firmware", "start"]
+)
+def test_a_step_that_fails_is_rolled_back_with_its_cause(world: World, engine: Engine, verb: str) -> None:
+    before = world.destination.hardware("")
+    world.destination.fail = {verb: 1}
+    job = started(world, engine)
+    reach(world, job, JobState.ROLLED_BACK)
+    error = world.store.job(job).error
+    assert error is not None and error["message"] == f"{verb} went wrong"
+    assert world.destination.hardware("") == before
+    assert world.source.power is PowerState.RUNNING
+
+
+def test_a_failed_adaptation_is_rolled_back(world: World, engine: Engine) -> None:
+    world.controller.fail = "no space in the guest's /boot"
+    job = started(world, engine)
+    reach(world, job, JobState.ROLLED_BACK)
+    assert not world.destination.overlays
+    assert "start" not in [step.step for step in world.store.steps(job)]
+
+
+def test_a_refusal_changes_nothing(world: World, engine: Engine) -> None:
+    world.controller.facts = replace(FACTS, problems=("two systems are installed",))
+    job = started(world, engine)
+    reach(world, job, JobState.REFUSED)
+    assert world.destination.calls == []
+    assert world.source.power is PowerState.RUNNING and world.source.starts
+    assert world.store.target("web").holder == ""
+
+
+def test_an_undo_that_fails_blocks_but_the_source_comes_back(world: World, engine: Engine) -> None:
+    world.destination.fail = {"revert": 1}
+    job = started(world, engine)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    engine.tell(job, "rollback", "1")
+    reach(world, job, JobState.BLOCKED)
+    assert world.source.power is PowerState.RUNNING
+    assert world.store.target("web").holder == job, "a blocked job keeps its target"
+    engine.tell(job, "rollback", "2")
+    reach(world, job, JobState.ROLLED_BACK)
+    assert not world.destination.overlays
+
+
+def test_the_policy_can_hold_a_failed_job_for_a_person(world: World, engine: Engine) -> None:
+    world.policy = Policy(on_failure=OnFailure.HOLD)
+    world.destination.fail = {"set_nics": 1}
+    job = started(world, engine)
+    reach(world, job, JobState.BLOCKED)
+    assert world.destination.overlays, "nothing was undone"
+    engine.tell(job, "rollback", "1")
+    reach(world, job, JobState.ROLLED_BACK)
+
+
+def test_a_source_that_does_not_shut_down_ends_the_job_by_policy(world: World, engine: Engine) -> None:
+    world.policy = Policy(shutdown_then=AfterDeadline.ABORT)
+    world.source.obeys = False
+    job = started(world, engine)
+    reach(world, job, JobState.ROLLED_BACK)
+    error = world.store.job(job).error
+    assert error is not None and error["code"] == "shutdown_deadline"
+    assert world.source.power is PowerState.RUNNING and world.source.starts
+
+
+def test_no_report_is_no_success(world: World, engine: Engine) -> None:
+    world.policy = Policy(report_deadline=1)
+    job = world.job()
+    engine.start(job)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    verdict = world.store.load(job, "verdict", Verdict)
+    assert verdict is not None and verdict.word is Word.FAILED
+    assert any("no report" in reason for reason in verdict.reasons)
+
+
+def test_an_abort_rolls_back(world: World, engine: Engine) -> None:
+    world.policy = Policy(report_deadline=600)
+    job = world.job()
+    engine.start(job)
+    wait_for_step(world, job, "await-report")
+    world.store.request_abort(job)
+    reach(world, job, JobState.ROLLED_BACK)
+    assert world.source.power is PowerState.RUNNING
+
+
+def test_jobs_go_on_after_the_engine_was_stopped_in_the_middle(world: World, tmp_path: Path) -> None:
+    """Once inside a step, once while it waits for the operator: a stop must not end a job."""
+    first = Engine(tmp_path / "jobs.sqlite", world.run)
+    first.launch()
+    job = world.job()
+    first.start(job)
+    wait_for_step(world, job, "await-report")
+    first.close()
+    world.destination.hear = lambda: world.good_report(job)
+    second = Engine(tmp_path / "jobs.sqlite", world.run)
+    second.launch()
+    reach(world, job, JobState.AWAITING_COMMIT)
+    second.close()
+    third = Engine(tmp_path / "jobs.sqlite", world.run)
+    third.launch()
+    third.start(job)
+    third.tell(job, "commit", "1")
+    reach(world, job, JobState.COMMITTED)
+    third.close()
+    assert world.controller.adapted == 1
