@@ -58,9 +58,7 @@ class Source(Protocol):
 
     def set_autostart(self, vm: str, enabled: bool) -> None: ...
 
-    def read_changes(
-        self, vm: str, since: str | None, checkpoint: str
-    ) -> AbstractContextManager[ChangeSet]:
+    def read_changes(self, vm: str, since: str | None, checkpoint: str) -> AbstractContextManager[ChangeSet]:
         """Opens all disks for reading at one instant, and marks it as `checkpoint`.
 
         `since` is the checkpoint of the last complete sync point, kept until `forget` is told of a later

@@ -1,0 +1,1 @@
+"""One module per command of `refloat-controller`; each has `run(paths, arguments, progress)`."""

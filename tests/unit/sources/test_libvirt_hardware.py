@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+
+from refloat.errors import Refused
+from refloat.model import DiskBus, Firmware, NicModel
+from refloat.sources.libvirt_hardware import parse_disks, parse_vm
+
+DOMAIN = """<domain xmlns:r='https://refloat.org/xmlns/1'><name>v</name><uuid>u</uuid>
+<metadata>{metadata}</metadata><memory unit='KiB'>1048576</memory><vcpu>2</vcpu><os>{os}</os>
+<devices>{devices}</devices></domain>"""
+
+
+def domain(devices: str = "", os: str = "", metadata: str = "") -> str:
+    return DOMAIN.format(devices=devices, os=os, metadata=metadata)
+
+
+def disk(key: str, bus: str, address: str, kind: str = "disk", source: str = "<source file='/x'/>") -> str:
+    return (
+        f"<disk type='file' device='{kind}'><driver type='qcow2'/>{source}"
+        f"<target dev='{key}' bus='{bus}'/><address {address}/></disk>"
+    )
+
+
+PVSCSI = "<controller type='scsi' index='{}' model='vmpvscsi'/>"
+DRIVE = "type='drive' controller='{}' bus='0' target='{}' unit='0'"
+PCI = "type='pci' domain='0x0000' bus='0x00' slot='{:#x}' function='0x0'"
+
+
+def test_scsi_disks_by_controller_then_target() -> None:
+    xml = domain(
+        PVSCSI.format(0)
+        + PVSCSI.format(1)
+        + disk("sda", "scsi", DRIVE.format(1, 0))
+        + disk("sdb", "scsi", DRIVE.format(0, 10))
+        + disk("sdc", "scsi", DRIVE.format(0, 2))
+        + disk("sdd", "sata", DRIVE.format(0, 0), kind="cdrom")
+    )
+    assert [(one.key, one.bus) for one in parse_disks(xml)] == [
+        ("sdc", DiskBus.PVSCSI),
+        ("sdb", DiskBus.PVSCSI),
+        ("sda", DiskBus.PVSCSI),
+    ]
+
+
+def test_virtio_disks_by_pci_address() -> None:
+    xml = domain(disk("vda", "virtio", PCI.format(9)) + disk("vdb", "virtio", PCI.format(5)))
+    assert [one.key for one in parse_disks(xml)] == ["vdb", "vda"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "word"),
+    [
+        (
+            "<controller type='scsi' index='0' model='lsilogic'/>" + disk("sda", "scsi", DRIVE.format(0, 0)),
+            "lsi",
+        ),
+        (disk("sda", "usb", DRIVE.format(0, 0)), "usb"),
+        (disk("sda", "sata", DRIVE.format(0, 0), source="<source protocol='rbd'/>"), "block device"),
+    ],
+)
+def test_unknown_disks_are_refused_by_name(devices: str, word: str) -> None:
+    with pytest.raises(Refused) as caught:
+        parse_disks(domain(devices))
+    assert caught.value.code == "unknown_hardware"
+    assert word in str(caught.value) and "sda" in str(caught.value)
+
+
+def nic(mac: str, model: str, source: str) -> str:
+    return f"<interface><mac address='{mac}'/><model type='{model}'/>{source}</interface>"
+
+
+def test_nics_by_the_estates_name_where_it_is_recorded() -> None:
+    xml = domain(
+        nic("00:50:56:AA:00:01", "vmxnet3", "<source network='prod'/>")
+        + nic("00:50:56:aa:00:02", "e1000e", "<source bridge='br0'/>")
+        + nic("00:50:56:aa:00:03", "virtio", "<ip family='ipv4' address='10.20.30.0' prefix='24'/>")
+        + nic("00:50:56:aa:00:04", "virtio", "<ip family='ipv4' address='10.20.30.0' prefix='24'/>"),
+        metadata="<r:vm><r:nic mac='00:50:56:aa:00:04' network='lab'/></r:vm>",
+    )
+    vm = parse_vm(xml, lambda _key: 0)
+    assert [(one.mac, one.model, one.network) for one in vm.nics] == [
+        ("00:50:56:aa:00:01", NicModel.VMXNET3, "prod"),
+        ("00:50:56:aa:00:02", NicModel.E1000E, "br0"),
+        ("00:50:56:aa:00:03", NicModel.VIRTIO, "10.20.30.0/24"),
+        ("00:50:56:aa:00:04", NicModel.VIRTIO, "lab"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("os", "firmware"),
+    [
+        ("", Firmware.BIOS),
+        ("<loader type='rom'>x</loader>", Firmware.BIOS),
+        ("<loader readonly='yes' type='pflash'>x</loader>", Firmware.UEFI),
+    ],
+)
+def test_firmware(os: str, firmware: Firmware) -> None:
+    vm = parse_vm(domain(os=os), lambda _key: 0)
+    assert (vm.firmware, vm.memory, vm.cpus) == (firmware, 1 << 30, 2)
