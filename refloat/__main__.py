@@ -1,0 +1,5 @@
+"""`python -m refloat` is the same as `refloat`."""
+
+from refloat.cli.main import main
+
+main()

@@ -1,0 +1,61 @@
+"""The API as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPBearer
+
+from refloat import __version__
+from refloat.api import jobs, problems, targets
+from refloat.api.guard import Guard
+from refloat.api.schemas import Health
+
+if TYPE_CHECKING:
+    from refloat.hub import Hub
+
+_DESCRIPTION = """
+Promotes a protected VM's replica into a running, verified VM, and can put everything back.
+
+Every call but `/api/v1/health` needs `Authorization: Bearer TOKEN`. Every error is
+`{code, message, hint}`. Refusals (4xx) have changed nothing. The header `X-Refloat-User` says who
+asks; it is recorded as claimed.
+"""
+
+
+def create_app(hub: Hub, token: str, hosts: Collection[str] = ()) -> FastAPI:
+    """The application for this hub. `hosts` are the names beside loopback that requests may be for.
+
+    There are no documentation pages (they would load scripts from elsewhere): the OpenAPI document is
+    at /api/v1/openapi.json, behind the token like the rest.
+    """
+    # The guard checks the token; this dependency only describes it in the OpenAPI document.
+    described = Depends(HTTPBearer(auto_error=False, description="What the hub's api-token file holds"))
+    app = FastAPI(
+        title="Refloat hub",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.hub = hub
+    app.state.stopping = False
+    problems.install(app)
+    app.include_router(targets.router, dependencies=[described])
+    app.include_router(jobs.router, dependencies=[described])
+    app.add_api_route("/api/v1/health", _health, methods=["GET"], tags=["hub"], summary="Is the hub there?")
+    app.add_api_route("/api/v1/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
+    app.add_middleware(Guard, token=token, hosts=hosts)
+    return app
+
+
+async def _health() -> Health:
+    return Health(status="ok", version=__version__)
+
+
+async def _openapi(request: Request) -> dict[str, Any]:
+    document: dict[str, Any] = request.app.openapi()
+    return document

@@ -1,0 +1,151 @@
+"""`refloat serve`: opens the hub, serves the API, and ends cleanly when it is told to."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from refloat.config import Config
+from refloat.errors import Refused
+
+if TYPE_CHECKING:
+    import uvicorn
+
+log = logging.getLogger(__name__)
+
+_GRACE = 5  # seconds that open requests get when the hub is stopped
+_BACKLOG = 128
+
+
+def serve(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT. Raises Refused when the address cannot be had.
+
+    The address is taken before the hub is opened: a second hub must not touch the first one's jobs.
+    """
+    _configure_logging(config)
+    listener = bind(*config.address)
+    signals = _Signals()
+    with listener:
+        token = ensure_token(config.token_file)
+        from refloat.hub import open_hub
+
+        hub = open_hub(config)
+        try:
+            server = _server(hub, token, config)
+            signals.server_takes_over()
+            server.run(sockets=[listener])
+        finally:
+            hub.close()
+    # A step that is acting may take minutes; it is done again after the next start, as after a kill.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, or Refused (address_in_use, bad_address) in one line."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Refused(
+                f"{host}:{port} is in use",
+                code="address_in_use",
+                hint="a hub may be running already; stop it, or choose another address with REFLOAT_LISTEN",
+            ) from error
+        raise Refused(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            code="bad_address",
+            hint="set `listen` to an address of this machine and a free port",
+        ) from error
+    return listener
+
+
+def ensure_token(file: Path) -> str:
+    """The API token; made (random, readable by the owner only) where there is none.
+
+    The file appears whole or not at all: a hub that dies here leaves no empty token.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        draft = file.with_name(f"{file.name}.{os.getpid()}.new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as out:
+            out.write(secrets.token_urlsafe(32) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        os.rename(draft, file)
+    token = file.read_text().strip()
+    if len(token) < 16:
+        raise Refused(
+            f"{file} holds no usable token", code="bad_config", hint="delete it: the hub makes a new one"
+        )
+    if file.stat().st_mode & 0o077:
+        log.warning("%s can be read by others: chmod 600 it", file)
+    return token
+
+
+class _Signals:
+    """SIGTERM and SIGINT: before the server runs they end the process; then it handles them itself.
+
+    uvicorn raises a signal that it handled once more when it has stopped. That one is ignored, so
+    that the hub is closed and the exit status is 0.
+    """
+
+    def __init__(self) -> None:
+        self._serving = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def server_takes_over(self) -> None:
+        self._serving = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._serving:
+            raise SystemExit(128 + number)
+
+
+def _server(hub: Any, token: str, config: Config) -> uvicorn.Server:
+    import uvicorn
+
+    from refloat.api.app import create_app
+
+    app = create_app(hub, token, hosts=(config.address[0].strip("[]"),))
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready = f"hub ready at {config.url}, data in {config.data_dir}"
+                print(f"refloat {app.version}: {ready}", flush=True)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.stopping = True  # ends the long polls
+            super().handle_exit(sig, frame)
+
+    settings = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE, server_header=False
+    )
+    return Server(settings)
+
+
+def _configure_logging(config: Config) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

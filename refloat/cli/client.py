@@ -1,0 +1,150 @@
+"""The API from the client's side: one method per call, errors as RefloatError."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from refloat.cli.exits import HubUnreachable
+from refloat.errors import Failed, NotFound, RefloatError, Refused
+
+if TYPE_CHECKING:
+    import httpx
+
+_CONNECT = 5.0  # seconds
+_ANSWER = 60.0  # seconds; evidence with many screenshots takes the longest
+_TOKEN_HINT = "set REFLOAT_TOKEN, or run this as a user who can read the hub's api-token file"
+
+Data = dict[str, Any]
+
+
+class Client:
+    """Use it in a `with` block. `transport` replaces the network (tests)."""
+
+    def __init__(self, url: str, token: str, transport: Any = None) -> None:
+        import httpx
+
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/v1",
+            headers={"authorization": f"Bearer {token}", "x-refloat-user": _os_user()},
+            timeout=httpx.Timeout(_ANSWER, connect=_CONNECT),
+            transport=transport,
+            # A proxy of the environment must not get to see the token of a hub on this machine.
+            trust_env=self.url.startswith("https:"),
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    # ------------------------------------------------------------ targets
+
+    def targets(self) -> list[Data]:
+        return cast(list[Data], self._call("GET", "/targets"))
+
+    def target(self, name: str) -> Data:
+        return cast(Data, self._call("GET", f"/targets/{_part(name)}"))
+
+    def sync(self, name: str) -> Data:
+        return cast(Data, self._call("POST", f"/targets/{_part(name)}/sync"))
+
+    def start_failover(self, name: str, mode: str) -> Data:
+        return cast(Data, self._call("POST", f"/targets/{_part(name)}/failover", {"mode": mode}))
+
+    # ------------------------------------------------------------ jobs
+
+    def jobs(self) -> list[Data]:
+        return cast(list[Data], self._call("GET", "/jobs"))
+
+    def job(self, job_id: str) -> Data:
+        return cast(Data, self._call("GET", f"/jobs/{_part(job_id)}"))
+
+    def events(self, job_id: str, after: int, wait: float = 0) -> Data:
+        return cast(Data, self._call("GET", f"/jobs/{_part(job_id)}/events?after={after}&wait={wait}"))
+
+    def last_event(self, job_id: str) -> int:
+        """The id of the newest event now: where watching what comes next starts."""
+        after = 0
+        while (page := self.events(job_id, after))["events"]:
+            after = int(page["next"])
+        return after
+
+    def decide(self, job_id: str, what: str, reason: str, discard_writes: bool = False) -> Data:
+        """`what` is commit, rollback, abort or resume."""
+        body = {"reason": reason, "discard_writes": discard_writes}
+        return cast(Data, self._call("POST", f"/jobs/{_part(job_id)}/{what}", body))
+
+    def evidence(self, job_id: str) -> Data:
+        return cast(Data, self._call("GET", f"/jobs/{_part(job_id)}/evidence"))
+
+    def evidence_page(self, job_id: str) -> str:
+        return self._send("GET", f"/jobs/{_part(job_id)}/evidence.html", None).text
+
+    # ------------------------------------------------------------ how
+
+    def _call(self, method: str, path: str, body: Data | None = None) -> Any:
+        answer = self._send(method, path, body)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise _not_a_hub(self.url) from error
+
+    def _send(self, method: str, path: str, body: Data | None) -> httpx.Response:
+        import httpx
+
+        try:
+            answer = self._http.request(method, path, json=body)
+        except httpx.InvalidURL as error:
+            raise Refused(
+                f"{self.url!r} is no address of a hub",
+                code="bad_url",
+                hint="write it like http://127.0.0.1:8410",
+            ) from error
+        except httpx.TransportError as error:
+            raise HubUnreachable(
+                f"no hub answers at {self.url}: {error}",
+                hint="start it with `refloat serve`, or name another with --url or REFLOAT_URL",
+            ) from error
+        if answer.is_success:
+            return answer
+        raise _error_of(answer, self.url)
+
+
+def _error_of(answer: httpx.Response, url: str) -> RefloatError:
+    """The hub's {code, message, hint} as the error it was. A 4xx has changed nothing."""
+    try:
+        data = answer.json()
+        code, message, hint = (str(data[key]) for key in ("code", "message", "hint"))
+    except (ValueError, KeyError, TypeError):
+        return _not_a_hub(url)
+    if answer.status_code == 401:
+        hint = _TOKEN_HINT
+    family = Failed if answer.status_code >= 500 else NotFound if answer.status_code == 404 else Refused
+    return family(message, code=code, hint=hint)
+
+
+def _not_a_hub(url: str) -> RefloatError:
+    return Failed(f"what answers at {url} is no Refloat hub", code="no_hub", hint="check the --url")
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path, whatever is in it."""
+    if name in ("", ".", ".."):
+        raise Refused(f"{name!r} is no name", code="bad_name", hint="see `refloat target list`")
+    return quote(name, safe="")
+
+
+def _os_user() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid {os.getuid()}"
+    return name.encode("ascii", "replace").decode("ascii")

@@ -1,0 +1,70 @@
+"""A job as text: its facts, its steps, its verdict, and what the operator can do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from refloat.cli.output import error_lines, facts, say, table, verdict_lines
+from refloat.clock import seconds_between
+from refloat.text import instant, span
+
+_NEXT = {
+    "awaiting_commit": "refloat job commit {id}, or refloat job rollback {id} --discard-writes",
+    "test_active": "refloat job rollback {id} --discard-writes",
+    "blocked": "mend the cause, then refloat job resume {id}",
+}
+
+
+def print_job(job: dict[str, Any]) -> None:
+    facts(
+        [
+            ("job", job["id"]),
+            ("target", job["target"]),
+            ("mode", job["mode"]),
+            ("state", job["state"]),
+            ("created", instant(job["created"]) + " UTC"),
+            ("finished", instant(job["finished"]) + " UTC" if job["finished"] else ""),
+            ("abort", "asked for" if job["abort_requested"] else ""),
+        ]
+    )
+    if job["decision"]:
+        say(f"decision: {job['decision']['action']}")
+        for reason in job["decision"]["reasons"]:
+            say(f"  - {reason}")
+    say()
+    rows = [_step_row(step) for step in job["steps"]]
+    table(("STEP", "PHASE", "STARTED", "TOOK", "RESULT"), rows, "no steps yet")
+    say()
+    _print_end(job)
+
+
+def print_outcome(job: dict[str, Any], evidence: Path | None = None) -> None:
+    """What a watched job ended with. With evidence, the last line is `verdict: WORD  evidence: PATH`."""
+    say()
+    say(f"job {job['id']} is {job['state']}")
+    _print_end(job)
+    if evidence:
+        word = job["verdict"]["word"] if job["verdict"] else "none"
+        say(f"verdict: {word}  evidence: {evidence}")
+
+
+def _print_end(job: dict[str, Any]) -> None:
+    for line in error_lines(job["error"]):
+        say(line)
+    for line in verdict_lines(job["verdict"]):
+        say(line)
+    if job["verdict"]:
+        say("application health is not proven by this verdict")
+    if job["state"] in _NEXT:
+        say(f"next: {_NEXT[job['state']].format(id=job['id'])}")
+
+
+def _step_row(step: dict[str, Any]) -> tuple[str, ...]:
+    took = span(max(seconds_between(step["started"], step["finished"]), 0)) if step["finished"] else ""
+    result = "failed" if step["error"] else "done" if step["finished"] else "under way"
+    if step["attempts"] > 1:
+        result += f", {step['attempts']} attempts"
+    if step["error"]:
+        result += f": {step['error'].get('message', '')}"
+    return step["step"], step["phase"], step["started"][11:19], took, result

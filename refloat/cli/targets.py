@@ -1,0 +1,103 @@
+"""`refloat target ...`"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from refloat.cli.client import Client, Data
+from refloat.cli.common import AsJson, Session, Url, connect, session_of, sub_app
+from refloat.cli.exits import EPILOG
+from refloat.cli.output import facts, note, print_json, progress_text, say, sync_point_text, table
+from refloat.errors import Failed
+
+app = sub_app("Replication targets: what is protected, and how fresh its replica is.")
+
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="The target's name.")]
+
+
+@app.command("list")
+def list_targets(ctx: typer.Context, url: Url = None, as_json: AsJson = False) -> None:
+    """List all targets."""
+    with connect(ctx, url) as client:
+        targets = client.targets()
+    if as_json:
+        print_json(targets)
+        return
+    rows = [(t["name"], t["state"], t["holder"] or "-", sync_point_text(t["sync_point"])) for t in targets]
+    table(("TARGET", "STATE", "BUSY WITH", "LAST SYNC POINT"), rows, "no targets: the estate file names none")
+
+
+@app.command("show")
+def show_target(ctx: typer.Context, target: Target, url: Url = None, as_json: AsJson = False) -> None:
+    """Show one target."""
+    with connect(ctx, url) as client:
+        found = client.target(target)
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+@app.command("sync", epilog=EPILOG)
+def sync_target(
+    ctx: typer.Context,
+    target: Target,
+    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Wait for its end (default).")] = True,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replicate the source to the target now."""
+    with connect(ctx, url) as client:
+        before = client.target(target)
+        started = client.sync(target)
+        if not watch:
+            print_json(started) if as_json else say(f"sync of {target} started")
+            return
+        ended = _wait(client, target, session_of(ctx))
+    if as_json:
+        print_json(ended)
+    if _point_id(ended) == _point_id(before):
+        raise Failed(
+            ended["message"] or f"the sync of {target} ended without a new sync point",
+            code="sync_failed",
+            hint="the last complete sync point is untouched; see the hub's log, then sync again",
+        )
+    if not as_json:
+        say(f"{target} is {ended['state']}: {sync_point_text(ended['sync_point'])}")
+
+
+def _wait(client: Client, name: str, session: Session) -> Data:
+    """Until the sync ends; progress goes to stderr. Ctrl-C ends the waiting, not the sync."""
+    shown = ""
+    try:
+        while (status := client.target(name))["state"] == "syncing":
+            text = progress_text(status["progress"] or {})
+            if text and text != shown:
+                note(f"syncing {name}: {text}")
+                shown = text
+            time.sleep(session.pause)
+    except KeyboardInterrupt:
+        note(f"stopped watching; the sync goes on. Look at it with: refloat target show {name}")
+        raise typer.Exit(130) from None
+    return status
+
+
+def _point_id(target: Data) -> str:
+    point = target["sync_point"]
+    return str(point["id"]) if point else ""
+
+
+def _show(target: Data) -> None:
+    facts(
+        [
+            ("target", target["name"]),
+            ("state", target["state"]),
+            ("busy with", target["holder"]),
+            ("sync point", sync_point_text(target["sync_point"])),
+            ("progress", progress_text(target["progress"] or {})),
+            ("message", target["message"]),
+        ]
+    )

@@ -1,0 +1,6 @@
+"""The evidence of a job: what was decided, done and seen, as data and as one page for people."""
+
+from refloat.evidence.collect import FORMAT, bundle
+from refloat.evidence.render import page
+
+__all__ = ["FORMAT", "bundle", "page"]

@@ -1,0 +1,164 @@
+"""A hub in memory: the contract of refloat.hub.Hub without store, engine or platforms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from refloat.clock import now
+from refloat.codec import decode
+from refloat.errors import Busy, NotFound, Refused
+from refloat.evidence import FORMAT
+from refloat.hub import Hub
+from refloat.model import Action, Decision, JobState, Mode, SyncPoint, TargetState, Verdict
+from refloat.store.store import Event, Job, StepRecord, TargetStatus
+
+TOKEN = "test-token-0123456789abcdef"
+
+FACETS = [
+    {
+        "name": "boot",
+        "state": "verified",
+        "required": True,
+        "proofs": [{"observer": "guest", "holds": True, "text": "root is /dev/vda1"}],
+    },
+]
+
+
+def point(number: int) -> SyncPoint:
+    return SyncPoint(f"sp-{number}", "2026-03-01T10:00:00.000+00:00", f"cp-{number}", "full", 4096)
+
+
+class FakeHub:
+    """`at_sync` is the message of a failed sync; empty: it succeeds. `calls` are the operator's decisions."""
+
+    data_dir = Path("/nonexistent")
+
+    def __init__(self) -> None:
+        self.known = {"web": TargetStatus("web", TargetState.READY, "", "", point(1), None)}
+        self.by_id: dict[str, Job] = {}
+        self.log: list[Event] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.verdict: dict[str, Any] | None = None
+        self.at_sync = ""
+        self.crash = False
+
+    @property
+    def hub(self) -> Hub:
+        return cast(Hub, self)
+
+    # ------------------------------------------------------------ the contract
+
+    def targets(self) -> list[TargetStatus]:
+        if self.crash:
+            raise ZeroDivisionError("secret detail of a defect")
+        return list(self.known.values())
+
+    def target(self, name: str) -> TargetStatus:
+        if name not in self.known:
+            raise NotFound(f"unknown target: {name}", code="unknown_target", hint="list them")
+        return self.known[name]
+
+    def start_sync(self, name: str) -> None:
+        old = self.target(name)
+        if old.holder:
+            raise Busy(f"target {name} is busy with {old.holder}", code="target_busy", hint="wait")
+        new = old if self.at_sync else replace(old, sync_point=point(2))
+        self.known[name] = replace(new, message=self.at_sync)
+
+    def start_failover(self, target: str, mode: Mode) -> Job:
+        status = self.target(target)
+        if mode is not Mode.PLANNED:
+            raise Refused(f"{mode} failover is not available", code="mode_unavailable", hint="use planned")
+        if status.holder:
+            raise Busy(f"target {target} is busy with {status.holder}", code="target_busy", hint="wait")
+        job = Job(f"{target}-abc123", target, mode, JobState.QUEUED, now(), "", False, None)
+        self.by_id[job.id] = job
+        return job
+
+    def jobs(self) -> list[Job]:
+        return list(self.by_id.values())
+
+    def job(self, job_id: str) -> Job:
+        if job_id not in self.by_id:
+            raise NotFound(f"unknown job: {job_id}", code="unknown_job", hint="list them")
+        return self.by_id[job_id]
+
+    def steps(self, job_id: str) -> list[StepRecord]:
+        self.job(job_id)
+        at = "2026-03-01T10:00:0{}.000+00:00"
+        return [StepRecord("preflight", "do", at.format(0), at.format(2), 1, None)]
+
+    def events(self, job_id: str, after: int = 0) -> list[Event]:
+        self.job(job_id)
+        return [event for event in self.log if event.id > after][:3]  # small pages, so that paging is tested
+
+    def commit(self, job_id: str, by: str, reason: str = "") -> Job:
+        return self._decided(job_id, "commit", by, reason, JobState.COMMITTING, JobState.COMMITTED)
+
+    def rollback(self, job_id: str, by: str, discard_writes: bool, reason: str = "") -> Job:
+        if not discard_writes:
+            raise Refused("writes", code="writes_not_acknowledged", hint="say so with --discard-writes")
+        return self._decided(job_id, "rollback", by, reason, JobState.ROLLING_BACK, JobState.ROLLED_BACK)
+
+    def abort(self, job_id: str, by: str, discard_writes: bool = False, reason: str = "") -> Job:
+        return self._decided(job_id, "abort", by, reason, JobState.ROLLING_BACK, JobState.ROLLED_BACK)
+
+    def resume(self, job_id: str, by: str, reason: str = "") -> Job:
+        return self._decided(job_id, "resume", by, reason, JobState.ROLLING_BACK, JobState.BLOCKED)
+
+    def outcome(self, job_id: str) -> tuple[Decision | None, Verdict | None]:
+        self.job(job_id)
+        if self.verdict is None:
+            return None, None
+        return Decision(Action.ADAPT, ("needs virtio",)), decode(Verdict, self.verdict)
+
+    def evidence(self, job_id: str) -> dict[str, Any]:
+        job = self.job(job_id)
+        absent = ("inventory", "sync_point", "facts", "plan", "hardware", "rollback_points", "adaptation")
+        return {
+            "format": FORMAT,
+            "refloat": "0",
+            "generated": now(),
+            "limits": "application health is not proven",
+            "job": {**vars(job), "error": job.error},
+            "decision": {"action": "adapt", "reasons": ["needs virtio"]} if self.verdict else None,
+            "verdict": self.verdict,
+            **dict.fromkeys((*absent, "promoted", "findings", "reports", "decisions")),
+            "steps": [],
+            "states": [],
+            "screenshots": [],
+            "missing": [],
+            "problems": [],
+        }
+
+    # ------------------------------------------------------------ what the tests arrange
+
+    def happen(self, kind: str, job_id: str = "web-abc123", **data: Any) -> None:
+        event = Event(
+            len(self.log) + 1, job_id, f"2026-03-01T10:00:{len(self.log) % 60:02d}.000+00:00", kind, data
+        )
+        self.log.append(event)
+        if kind == "state":
+            self.by_id[job_id] = replace(self.by_id[job_id], state=JobState(data["state"]))
+
+    def run_job(self, word: str | None = "succeeded", state: str = "awaiting_commit") -> str:
+        """A job that has come to rest in `state`."""
+        job = self.start_failover("web", Mode.PLANNED)
+        self.happen("state", state="running")
+        self.happen("step", step="preflight", phase="do")
+        self.happen("progress", step="preflight", bytes_done=512, bytes_total=1024)
+        self.happen("step_done", step="preflight", phase="do", error=None)
+        if word:
+            reasons = [] if word == "succeeded" else ["the gateway did not answer"]
+            self.verdict = {"word": word, "reasons": reasons, "facets": FACETS}
+        self.happen("state", state=state)
+        return job.id
+
+    def _decided(self, job_id: str, what: str, by: str, reason: str, *states: JobState) -> Job:
+        self.job(job_id)
+        self.calls.append((what, by, reason))
+        for state in states:
+            self.happen("state", job_id, state=state.value)
+        return self.by_id[job_id]
