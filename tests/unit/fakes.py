@@ -97,21 +97,24 @@ class FakeChannel:
         self.written.append(data)
 
 
+CONTROLLER = Hardware(
+    cpus=1,
+    memory=1 << 28,
+    firmware=Firmware.BIOS,
+    disks=(
+        AttachedDisk("rf-controller", "/own"),
+        AttachedDisk("rf-sda", "/a"),
+        AttachedDisk("rf-sdb", "/b"),
+    ),
+    nics=(AttachedNic("52:54:00:00:00:01", "management"),),
+)
+
+
 @dataclass
 class FakeDestination:
     """`content` is what each base volume holds; an overlay shadows it until it is dropped or merged."""
 
-    defined: Hardware = Hardware(
-        cpus=1,
-        memory=1 << 28,
-        firmware=Firmware.BIOS,
-        disks=(
-            AttachedDisk("rf-controller", "/own"),
-            AttachedDisk("rf-sda", "/a"),
-            AttachedDisk("rf-sdb", "/b"),
-        ),
-        nics=(AttachedNic("52:54:00:00:00:01", "management"),),
-    )
+    defined: Hardware = field(default_factory=lambda: CONTROLLER)
     power: PowerState = PowerState.RUNNING
     writes: dict[str, int] = field(default_factory=lambda: {"/a": 0, "/b": 0})
     overlays: dict[str, str] = field(default_factory=dict)  # serial -> base
@@ -249,9 +252,7 @@ class FakeController:
             raise Failed(self.fail, code="sabotage")
         self.adapted += 1
         return Adaptation(
-            GuestCaps(
-                (DiskBus.VIRTIO_BLK,), (NicModel.VIRTIO,), Firmware.BIOS, True, Remediation.SCHEDULED
-            ),
+            GuestCaps((DiskBus.VIRTIO_BLK,), (NicModel.VIRTIO,), Firmware.BIOS, True, Remediation.SCHEDULED),
             (),
         )
 

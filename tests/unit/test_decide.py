@@ -57,7 +57,11 @@ def test_never_a_guess_between_interfaces() -> None:
 
 def test_dhcp_none_and_policy_preserve_and_say_why() -> None:
     dhcp = replace(CONFIG, method=NicMethod.DHCP, addresses=())
-    for configs, mode in (((dhcp,), NetworkMode.RESTORE), ((), NetworkMode.RESTORE), ((CONFIG,), NetworkMode.PRESERVE)):
+    for configs, mode in (
+        ((dhcp,), NetworkMode.RESTORE),
+        ((), NetworkMode.RESTORE),
+        ((CONFIG,), NetworkMode.PRESERVE),
+    ):
         nic = plan_nic(SOURCE.nics[0], MAC, "production", configs, mode)
         assert nic.mode is NetworkMode.PRESERVE
         assert nic.reason

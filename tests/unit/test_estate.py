@@ -35,8 +35,8 @@ def test_the_labs_estate_is_a_real_estate(file: Path) -> None:
     assert target.source_vm == "refloat-lab-source"
     assert [disk.key for disk in target.disks] == ["sda", "sdb"]
     assert estate.policy(target.policy).probes[0].expect == "SSH-2.0-"
-    assert estate.networks().of("user", Mode.PLANNED) == "production"
-    assert estate.networks().of("user", Mode.TEST) == "bubble"
+    assert estate.networks().of("10.20.30.0/24", Mode.PLANNED) == "production"
+    assert estate.networks().of("10.20.30.0/24", Mode.TEST) == "bubble"
     assert estate.networks().of("dmz", Mode.TEST) is None
 
 

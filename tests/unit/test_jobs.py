@@ -111,6 +111,15 @@ def test_a_refusal_changes_nothing(world: World, engine: Engine) -> None:
     assert world.store.target("web").holder == ""
 
 
+def test_a_full_storage_pool_is_refused_before_anything_happens(world: World, engine: Engine) -> None:
+    world.destination.free = 1 << 20
+    job = started(world, engine)
+    reach(world, job, JobState.REFUSED)
+    error = world.store.job(job).error
+    assert error is not None and (error["kind"], error["code"]) == ("refused", "no_space")
+    assert world.destination.calls == [] and world.source.power is PowerState.RUNNING
+
+
 def test_an_undo_that_fails_blocks_but_the_source_comes_back(world: World, engine: Engine) -> None:
     world.destination.fail = {"revert": 1}
     job = started(world, engine)

@@ -11,10 +11,12 @@ from refloat.model import (
     FacetState,
     Findings,
     GuestReport,
+    Hardware,
     Mode,
     MountReport,
     NicReport,
     Observation,
+    Plan,
     PowerState,
     ProbeResult,
     Verdict,
@@ -25,7 +27,10 @@ from tests.unit.builders import FINDINGS, MAC, PLAN, PROMOTED, REPORT, replace
 
 
 def found(
-    report: GuestReport | None = REPORT, findings: Findings = FINDINGS, plan=PLAN, promoted=PROMOTED  # type: ignore[no-untyped-def]
+    report: GuestReport | None = REPORT,
+    findings: Findings = FINDINGS,
+    plan: Plan = PLAN,
+    promoted: Hardware = PROMOTED,
 ) -> Verdict:
     return verdict(facets(plan, promoted, findings, (report,) if report else ()))
 
@@ -56,7 +61,9 @@ def test_word_over_all_combinations_of_facets() -> None:
         made = tuple(Facet(str(index), state, need, ()) for index, (state, need) in enumerate(combination))
         word = verdict(made).word
         assert (word is Word.SUCCEEDED) == all(state is FacetState.VERIFIED for state, _ in combination)
-        assert (word is Word.FAILED) == any(state is FacetState.FAILED and need for state, need in combination)
+        assert (word is Word.FAILED) == any(
+            state is FacetState.FAILED and need for state, need in combination
+        )
 
 
 def test_no_facets_at_all_is_no_success() -> None:
