@@ -53,7 +53,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def run(
     argv: Sequence[str],
     *,
-    input: bytes | None = None,  # noqa: A002 (the name that subprocess uses)
+    input: bytes | None = None,
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
@@ -96,7 +96,7 @@ def stream(
     argv: Sequence[str],
     *,
     on_line: Callable[[bytes], None],
-    input: bytes = b"",  # noqa: A002 (the name that subprocess uses)
+    input: bytes = b"",
     timeout: float | None = None,
 ) -> Completed:
     """Runs `argv` to its end and hands over each line of its output as it comes; `stdout` is empty then.

@@ -54,7 +54,9 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
     known = {field.name for field in fields(Config)}
     for name in sorted(set(values) - known):
         raise Refused(
-            f"{chosen}: unknown setting {name!r}", code="bad_config", hint=f"known: {', '.join(sorted(known))}"
+            f"{chosen}: unknown setting {name!r}",
+            code="bad_config",
+            hint=f"known: {', '.join(sorted(known))}",
         )
     for name in known:
         override = environ.get(f"REFLOAT_{name.upper()}")
@@ -71,7 +73,9 @@ def _read(file: Path) -> dict[str, str]:
         data = yaml.safe_load(file.read_text())
     except OSError as error:
         raise Refused(
-            f"cannot read {file}: {error.strerror}", code="bad_config", hint="check --config or REFLOAT_CONFIG"
+            f"cannot read {file}: {error.strerror}",
+            code="bad_config",
+            hint="check --config or REFLOAT_CONFIG",
         ) from error
     except yaml.YAMLError as error:
         raise Refused(f"{file} is no YAML: {error}", code="bad_config", hint="mend the file") from error

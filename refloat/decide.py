@@ -19,6 +19,7 @@ from refloat.model import (
 )
 from refloat.policy import AdaptChoice
 
+
 def decide(
     facts: GuestFacts, source: SourceVM, disk_bus: DiskBus, nic_model: NicModel, choice: AdaptChoice
 ) -> Decision:
@@ -57,7 +58,9 @@ def _needs(facts: GuestFacts, source: SourceVM, disk_bus: DiskBus, nic_model: Ni
     return reasons
 
 
-def plan_nic(nic: SourceNic, mac: str, network: str, configs: Sequence[NicConfig], mode: NetworkMode) -> PlannedNic:
+def plan_nic(
+    nic: SourceNic, mac: str, network: str, configs: Sequence[NicConfig], mode: NetworkMode
+) -> PlannedNic:
     """What happens to one adapter. `configs` are the guest's interfaces that may belong to this adapter.
 
     Never a guess: where it is not certain which interface belongs to the adapter, nothing is rewritten.

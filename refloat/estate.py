@@ -5,6 +5,7 @@ This is the files' edge: pydantic checks the form, and everything behind it gets
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ from refloat.errors import NotFound, Refused
 from refloat.policy import AdaptChoice, AfterDeadline, MacPolicy, OnFailure, Policy, Probe
 from refloat.run import Networks
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
 
 
 class Form(BaseModel):
@@ -56,12 +57,12 @@ class ProbeForm(Form):
 
 class PolicyForm(Form):
     mac: MacPolicy = MacPolicy.KEEP
-    shutdown_deadline: int = Field(180, ge=1)
+    shutdown_deadline: Annotated[int, Field(ge=1)] = 180
     shutdown_then: AfterDeadline = AfterDeadline.POWER_OFF
     network: model.NetworkMode = model.NetworkMode.RESTORE
     adapt: AdaptChoice = AdaptChoice.AUTO
     on_failure: OnFailure = OnFailure.ROLLBACK
-    report_deadline: int = Field(600, ge=10)
+    report_deadline: Annotated[int, Field(ge=10)] = 600
     probes: list[ProbeForm] = []
 
 
@@ -152,23 +153,30 @@ def load_estate(file: Path) -> Estate:
 
 def _check_references(file: Path, estate: Estate) -> None:
     """Every name that is used is declared."""
-    uses = [
+    uses: list[tuple[str, str, Collection[str]]] = [
         *((f"protected.{name}.site", item.site, estate.sites) for name, item in estate.protected.items()),
         *((f"targets.{name}.site", item.site, estate.sites) for name, item in estate.targets.items()),
-        *((f"targets.{name}.protected", item.protected, estate.protected) for name, item in estate.targets.items()),
         *(
-            (f"protected.{name}.policy", item.policy, {**estate.policies, "default": None})
+            (f"targets.{name}.protected", item.protected, estate.protected)
+            for name, item in estate.targets.items()
+        ),
+        *(
+            (f"protected.{name}.policy", item.policy, {*estate.policies, "default"})
             for name, item in estate.protected.items()
         ),
     ]
     for where, used, declared in uses:
         if used not in declared:
-            raise _bad(file, f"{where}: {used!r} is not declared", f"declared: {', '.join(declared) or 'none'}")
+            raise _bad(
+                file, f"{where}: {used!r} is not declared", f"declared: {', '.join(declared) or 'none'}"
+            )
     networks = {name for site in estate.sites.values() for name in site.networks}
     for mapping in estate.mappings:
         for used in (mapping.live, mapping.test):
             if used not in networks:
-                raise _bad(file, f"mappings: network {used!r} is not declared", f"declared: {', '.join(networks)}")
+                raise _bad(
+                    file, f"mappings: network {used!r} is not declared", f"declared: {', '.join(networks)}"
+                )
 
 
 def _bad(file: Path, message: str, hint: str) -> Refused:

@@ -191,13 +191,13 @@ INVARIANTS = (
         _bases_untouched,
     ),
 )
-# Invariant 4 (no success without this boot's own reports) is verdict.py, 5 (the boundary) is guest/boundary.py.
+# Invariant 4 (no success without this boot's reports) is verdict.py's, 5 (the boundary) guest/boundary.py's.
 
 _ORDER = [step.name for step in STEPS]
 
 
 def check_invariants(run: Run, before: str) -> None:
-    """Raises InvariantViolated when an invariant that must hold before this step, or before commit, does not."""
+    """Raises InvariantViolated when one that must hold before this step (or step of a commit) does not."""
     for invariant in INVARIANTS:
         if run.mode not in invariant.modes or not _applies(invariant, before):
             continue

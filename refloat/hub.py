@@ -6,6 +6,7 @@ import fcntl
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ from refloat.estate import Estate, load_estate
 from refloat.evidence import bundle
 from refloat.failover import has_run_live
 from refloat.jobs.engine import Engine
-from refloat.model import JobState, Mode, OperatorDecision, SyncPoint, TargetState
+from refloat.model import (
+    Decision,
+    JobState,
+    Mode,
+    OperatorDecision,
+    Plan,
+    SyncPoint,
+    TargetState,
+    Verdict,
+)
 from refloat.platforms import Platforms
 from refloat.run import Run
 from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
@@ -26,6 +36,15 @@ from refloat.sync.engine import sync
 log = logging.getLogger(__name__)
 
 SYNC_HOLDER = "sync-"
+CONTROLLER_WITHIN = 300.0  # seconds in which a controller that was just started must answer
+HEARD_WITHIN = 15.0  # seconds in which a waiting job takes up a decision; it is heard later all the same
+# What the operator decided, as the job is told.
+TOLD = {
+    "commit": "commit",
+    "rollback": "rollback",
+    "resume-commit": "commit",
+    "resume-rollback": "rollback",
+}
 FINAL = frozenset({JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK})
 READY_FOR_FAILOVER = frozenset({TargetState.READY})
 
@@ -54,9 +73,16 @@ class Hub:
         for job in self.store.jobs():
             if job.state not in FINAL:
                 self.engine.start(job.id)
+                self._tell_again(job.id)
+
+    def _tell_again(self, job_id: str) -> None:
+        """A hub killed between recording a decision and telling the job: the job hears each only once."""
+        known = self.store.load(job_id, "decisions", tuple[OperatorDecision, ...]) or ()
+        if known and known[-1].what in TOLD:
+            self.engine.tell(job_id, TOLD[known[-1].what], nonce=str(len(known) - 1))
 
     def close(self) -> None:
-        """Ends running syncs (they leave the last complete sync point) and stops; jobs go on at the next start."""
+        """Ends running syncs (the last complete sync point stays) and stops. Jobs go on at the next start."""
         self._closing.set()
         for thread in list(self._syncs.values()):
             thread.join()
@@ -104,9 +130,11 @@ class Hub:
     def synchronise(self, name: str, cancelled: Callable[[], bool]) -> SyncPoint:
         """One sync of a target that the caller holds; returns the new complete sync point."""
         target = self.estate.target(name)
+        controller = self.platforms.controller(target)
+        controller.wait_ready(CONTROLLER_WITHIN)
         point = sync(
             source=self.platforms.source(target.source_site),
-            controller=self.platforms.controller(target),
+            controller=controller,
             target=target,
             state_dir=self.data_dir / "targets" / name,
             last=self.store.target(name).sync_point,
@@ -175,7 +203,12 @@ class Hub:
         """Goes on with a blocked job after the operator mended the cause."""
         self._require(job_id, JobState.BLOCKED, "resume")
         committing = any(step.phase == "commit" for step in self.store.steps(job_id))
-        return self._decide(job_id, "commit" if committing else "rollback", by, reason)
+        return self._decide(job_id, "resume-commit" if committing else "resume-rollback", by, reason)
+
+    def outcome(self, job_id: str) -> tuple[Decision | None, Verdict | None]:
+        """What was decided about the guest, and what was found in the end; None where not yet."""
+        plan = self.store.load(job_id, "plan", Plan)
+        return (plan.decision if plan else None), self.store.load(job_id, "verdict", Verdict)
 
     def evidence(self, job_id: str) -> dict[str, Any]:
         """The bundle as data."""
@@ -221,9 +254,13 @@ class Hub:
             )
 
     def _decide(self, job_id: str, decision: str, by: str, reason: str) -> Job:
+        before = self.store.job(job_id).state
         count = self._record(job_id, decision, by, reason)
-        self.engine.tell(job_id, decision, nonce=str(count))
-        return self.store.job(job_id)
+        self.engine.tell(job_id, TOLD[decision], nonce=str(count))
+        deadline = time.monotonic() + HEARD_WITHIN
+        while (job := self.store.job(job_id)).state is before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return job
 
     def _record(self, job_id: str, what: str, by: str, reason: str) -> int:
         known = self.store.load(job_id, "decisions", tuple[OperatorDecision, ...]) or ()

@@ -7,7 +7,7 @@ from pathlib import Path
 from refloat.controller.client import ControllerClient
 from refloat.destinations.base import Destination
 from refloat.destinations.libvirt import LibvirtDestination
-from refloat.destinations.libvirt_xml import AttachKind, NetworkAttach
+from refloat.destinations.libvirt_spec import AttachKind, NetworkAttach
 from refloat.estate import Estate, Network
 from refloat.model import Target
 from refloat.sources.base import Source

@@ -116,7 +116,9 @@ def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNi
                 code="network_unmapped",
                 hint="add it to `mappings` in the estate file",
             )
-        planned.append(plan_nic(nic, _mac(run, nic.mac), network, _configs(source, facts), run.policy.network))
+        planned.append(
+            plan_nic(nic, _mac(run, nic.mac), network, _configs(source, facts), run.policy.network)
+        )
     return tuple(planned)
 
 
@@ -155,7 +157,7 @@ def _require_room(run: Run) -> None:
     free = run.destination.free_bytes(run.vm)
     if free < OVERLAY_RESERVE:
         raise Refused(
-            f"the storage of {run.vm} has {free >> 20} MiB free, an overlay needs {OVERLAY_RESERVE >> 20} MiB",
+            f"{free >> 20} MiB are free for the disks of {run.vm}, overlays need {OVERLAY_RESERVE >> 20} MiB",
             code="no_space",
             hint="free space on the destination's storage pool",
         )
@@ -213,8 +215,12 @@ def final_sync(run: Run) -> None:
     """Changed blocks of the stopped source, then the same look again at what will be adapted."""
     if run.mode is not Mode.PLANNED:
         return
-    point = run.synchronise(run.abort_requested)
-    run.save("sync_point", point)
+
+    def cancelled() -> bool:
+        run.kill_point("final-sync")
+        return run.abort_requested()
+
+    run.save("sync_point", run.synchronise(cancelled))
     facts = inspect(run, run.plan.source)
     run.save("facts", facts)
     if facts.problems and run.plan.decision.action is Action.ADAPT:

@@ -28,7 +28,10 @@ class ReportRejected(RefloatError):
 
 
 class Lines:
-    """Splits a byte stream into lines of at most `REPORT_LIMIT`; a longer one is dropped whole."""
+    """Splits a byte stream into lines of at most `REPORT_LIMIT`; a longer one is dropped whole.
+
+    Blank lines say nothing: the guest begins with one, to end what an interrupted write left.
+    """
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -41,7 +44,7 @@ class Lines:
             if not newline:
                 break
             self._buffer = rest
-            if not self._skipping and len(line) <= REPORT_LIMIT:
+            if line and not self._skipping and len(line) <= REPORT_LIMIT:
                 yield line
             self._skipping = False
         if len(self._buffer) > REPORT_LIMIT:
@@ -57,7 +60,9 @@ def parse_report(line: bytes, job: str, secrets: Secrets, last: GuestReport | No
     _check_origin(data, job, secrets)
     sequence = _integer(data, "seq")
     if last is not None and sequence <= last.sequence:
-        raise ReportRejected(f"sequence {sequence} does not rise above {last.sequence}", code="report_replayed")
+        raise ReportRejected(
+            f"sequence {sequence} does not rise above {last.sequence}", code="report_replayed"
+        )
     stage = _text(data, "stage")
     if stage not in STAGES:
         raise ReportRejected(f"unknown stage {stage!r}")

@@ -109,7 +109,7 @@ class Run:
             )
 
     def kill_point(self, step: str, point: str = "inside") -> None:
-        """Where crash tests end the hub with SIGKILL. Does nothing unless REFLOAT_KILL_AT names this point."""
+        """Where crash tests end the hub with SIGKILL: nothing unless REFLOAT_KILL_AT names this point."""
         name = f"{step}:{point}"
         if name not in os.environ.get(KILL_AT, "").split(","):
             return

@@ -57,7 +57,6 @@ def validate(run: Run) -> None:
 
 def await_report(run: Run) -> None:
     """Waits for the guest's final report or the deadline, probes from outside, and finds the verdict."""
-    run.kill_point("await-report")
     if run.plan.decision.action is Action.ADAPT:
         _hear_guest(run)
     _add_observation(run, run.destination.observe(run.vm))
@@ -71,7 +70,8 @@ def await_report(run: Run) -> None:
 
 
 def _hear_guest(run: Run) -> None:
-    """Reads reports until the final one. The deadline counts from the VM's start, across restarts of the hub."""
+    """Reads reports until the final one. The deadline counts from the VM's start, also when the hub was
+    restarted in between."""
     deadline = run.plan.report_deadline
     next_picture = time.monotonic() + SCREENSHOT_EVERY
     while not _final(run) and seconds_between(run.need("started", str), now()) < deadline:
@@ -114,6 +114,7 @@ def _take(run: Run, line: bytes, channel: Channel) -> None:
         run.progress(message=f"a report was rejected: {error.message}")
         return
     run.save("reports", (*known, report))
+    run.kill_point("await-report")
     channel.write(f"ack {report.sequence}\n".encode())
     run.progress(guest=report.stage, uptime=report.uptime)
 
@@ -155,7 +156,9 @@ def _probe(run: Run) -> None:
 
 
 def _planned_addresses(run: Run) -> list[str]:
-    return [address.partition("/")[0] for nic in run.plan.nics if nic.config for address in nic.config.addresses]
+    return [
+        address.partition("/")[0] for nic in run.plan.nics if nic.config for address in nic.config.addresses
+    ]
 
 
 def _probe_until(run: Run, probe: Probe, address: str) -> ProbeResult:

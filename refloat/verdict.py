@@ -21,6 +21,7 @@ from refloat.model import (
     Plan,
     PlannedNic,
     PowerState,
+    ProbeResult,
     Proof,
     Verdict,
     Word,
@@ -82,7 +83,8 @@ def _boot(plan: Plan, findings: Findings, report: GuestReport | None) -> Facet:
     last = findings.observations[-1] if findings.observations else None
     if last is not None:
         running = last.power is PowerState.RUNNING
-        proofs.append(Proof(Observer.PLATFORM, running, f"the VM is {last.power} {last.reason}".strip()))
+        why = f" ({last.reason})" if last.reason not in ("", last.power) else ""
+        proofs.append(Proof(Observer.PLATFORM, running, f"the VM is {last.power}{why}"))
     if report is not None:
         text = f"boot {report.boot_id} reported after {report.uptime:.0f} s from root {report.root_device}"
         proofs.append(Proof(Observer.GUEST, True, text))
@@ -90,7 +92,9 @@ def _boot(plan: Plan, findings: Findings, report: GuestReport | None) -> Facet:
     answered = [probe for probe in findings.probes if probe.answered]
     if answered:
         # Outside evidence proves a boot, though not that it is the adapted guest's own word.
-        proofs += [Proof(Observer.OPERATOR, True, f"{p.address}:{p.port} answered: {p.text}") for p in answered]
+        proofs += [
+            Proof(Observer.OPERATOR, True, f"{p.address}:{p.port} answered: {p.text}") for p in answered
+        ]
         return _facet("boot", True, proofs)
     text = f"no report from inside the guest within {plan.report_deadline} s"
     return _facet("boot", True, [*proofs, Proof(Observer.GUEST, False, text)])
@@ -136,11 +140,7 @@ def _network(plan: Plan, promoted: Hardware, findings: Findings, report: GuestRe
     if report is not None and any(nic.config and nic.config.gateway for nic in plan.nics):
         proofs += _gateway(plan, report)
     proofs += [
-        Proof(
-            Observer.OPERATOR,
-            probe.answered,
-            f"{probe.address}:{probe.port} {'answered' if probe.answered else 'did not answer'}: {probe.text}",
-        )
+        Proof(Observer.OPERATOR, probe.answered, f"{probe.address}:{probe.port} {_said(probe)}")
         for probe in findings.probes
     ]
     return _facet("network", True, proofs)
@@ -151,7 +151,9 @@ def _nic_linked(nic: PlannedNic, promoted: Hardware, findings: Findings) -> Proo
     linked = findings.observations[-1].nics_linked if findings.observations else ()
     holds = known.get(nic.mac) == nic.network and nic.mac in linked
     return Proof(
-        Observer.PLATFORM, holds, f"adapter {nic.mac} is {'linked' if holds else 'not linked'} to {nic.network}"
+        Observer.PLATFORM,
+        holds,
+        f"adapter {nic.mac} is {'linked' if holds else 'not linked'} to {nic.network}",
     )
 
 
@@ -160,7 +162,9 @@ def _nic_reported(nic: PlannedNic, report: GuestReport) -> list[Proof]:
     if found is None:
         return [Proof(Observer.GUEST, False, f"no adapter has the planned MAC {nic.mac}")]
     if nic.config is None or not nic.config.addresses:
-        return [Proof(Observer.GUEST, found.up, f"{found.name} ({nic.mac}) is {'up' if found.up else 'down'}")]
+        return [
+            Proof(Observer.GUEST, found.up, f"{found.name} ({nic.mac}) is {'up' if found.up else 'down'}")
+        ]
     return [
         Proof(
             Observer.GUEST,
@@ -169,6 +173,10 @@ def _nic_reported(nic: PlannedNic, report: GuestReport) -> list[Proof]:
         )
         for address in (nic.config.addresses if nic.mode is NetworkMode.RESTORE else ())
     ] or [Proof(Observer.GUEST, found.up, f"{found.name} ({nic.mac}) is up, its configuration preserved")]
+
+
+def _said(probe: ProbeResult) -> str:
+    return f"{'answered' if probe.answered else 'did not answer'}: {probe.text}"
 
 
 def _gateway(plan: Plan, report: GuestReport) -> list[Proof]:
@@ -187,7 +195,9 @@ def _drivers(plan: Plan, report: GuestReport | None) -> Facet:
     if report is not None:
         found = ", ".join(report.drivers) or "none"
         proofs.append(
-            Proof(Observer.GUEST, any("virtio" in name for name in report.drivers), f"drivers in use: {found}")
+            Proof(
+                Observer.GUEST, any("virtio" in name for name in report.drivers), f"drivers in use: {found}"
+            )
         )
         proofs += [Proof(Observer.GUEST, False, problem) for problem in report.problems]
     return _facet("drivers", False, proofs)

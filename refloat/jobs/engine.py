@@ -106,9 +106,7 @@ class Engine:
 
     def tell(self, job_id: str, decision: str, nonce: str) -> None:
         """The operator's word to a waiting job: "commit" or "rollback"; heard once per nonce."""
-        self._call(
-            DBOS.send_async(job_id, decision, topic="decision", idempotency_key=f"{job_id}-{nonce}")
-        )
+        self._call(DBOS.send_async(job_id, decision, topic="decision", idempotency_key=f"{job_id}-{nonce}"))
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
@@ -123,7 +121,8 @@ async def _cancel_all() -> None:
 
 
 def _use_wal(database: Path) -> None:
-    """Before DBOS opens it: later it can fail with "database is locked"; without it a step costs 4 times more."""
+    """Before DBOS opens it: later it can fail with "database is locked". Without it a step costs 4 times
+    more."""
     database.parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(f"sqlite:///{database}")
     with engine.connect() as connection:
@@ -233,5 +232,3 @@ async def policy_on_failure(job_id: str) -> str:
 
 def _data(error: RefloatError | None) -> dict[str, Any] | None:
     return error.to_dict() if error else None
-
-

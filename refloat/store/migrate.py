@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import Engine
+
+# It names every plug-in that it loads.
+logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
 def upgrade(engine: Engine) -> None:

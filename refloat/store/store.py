@@ -1,4 +1,7 @@
-"""What the hub remembers: targets, jobs with their steps, records and events. All calls are short transactions."""
+"""What the hub remembers: targets, jobs with their steps, records and events.
+
+Every call is one short transaction.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +152,10 @@ class Store:
     def jobs(self, limit: int = 200) -> list[Job]:
         """Newest first."""
         with self._session() as session:
-            return [_job(row) for row in session.scalars(select(JobRow).order_by(JobRow.created.desc()).limit(limit))]
+            return [
+                _job(row)
+                for row in session.scalars(select(JobRow).order_by(JobRow.created.desc()).limit(limit))
+            ]
 
     def set_state(
         self,
