@@ -103,6 +103,7 @@ def test_token_file_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     file = tmp_path / "data" / "api-token"
     token = ensure_token(file)
     assert len(token) >= 40 and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert ensure_token(file) == token
     assert [entry.name for entry in file.parent.iterdir()] == ["api-token"]
 
