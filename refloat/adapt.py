@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from refloat.errors import Failed
 from refloat.model import (
     Action,
@@ -41,8 +44,8 @@ def adapt_guest(run: Run) -> None:
     _require_capable(run, adaptation.caps)
 
 
-def _progress(run: Run):  # type: ignore[no-untyped-def]
-    def report(data: dict[str, object]) -> None:
+def _progress(run: Run) -> Callable[[dict[str, Any]], None]:
+    def report(data: dict[str, Any]) -> None:
         run.progress(step="adapt-guest", **data)
         run.kill_point("adapt-guest")
 

@@ -159,3 +159,66 @@ def stream(
 def _feed(pipe: IO[bytes], content: bytes) -> None:
     with suppress(BrokenPipeError), pipe:
         pipe.write(content)
+
+
+class Dialogue:
+    """A process that answers requests, each a line in and any number of lines out.
+
+    One request at a time. When the process ends, or is ended, `ask` says so and the dialogue is over.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        log.debug("dialogue: %s", shlex.join(argv))
+        self._argv = argv
+        self._process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+
+    def ask(self, line: bytes, on_line: Callable[[bytes], bool], timeout: float) -> bool:
+        """Sends `line` and hands over what comes until `on_line` says that it was the last.
+
+        False when the process ended before that. Raises Failed after `timeout` seconds; then, and when
+        `on_line` raises, the process is killed.
+        """
+        assert self._process.stdin and self._process.stdout
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        alarm = threading.Timer(timeout, give_up)
+        alarm.start()
+        try:
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+            for answer in self._process.stdout:
+                if on_line(answer):
+                    return True
+        except BrokenPipeError:
+            pass
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            alarm.cancel()
+        self.close()
+        if late.is_set():
+            raise Failed(
+                f"{self._argv[0]} did not answer within {timeout} s",
+                code="command_timeout",
+                hint=f"replay it by hand: {shlex.join(self._argv)}",
+            )
+        return False
+
+    def close(self) -> None:
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                if pipe:
+                    pipe.close()
+        self._process.wait()

@@ -13,8 +13,6 @@ from refloat.model import (
     GuestFacts,
     Hardware,
     Mode,
-    NetworkMode,
-    NicConfig,
     NicModel,
     Plan,
     PlannedDisk,
@@ -107,6 +105,8 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts) -> Plan:
 
 
 def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNic, ...]:
+    """With one adapter, the guest's one configured interface is its. With more, the guest's files alone do
+    not say which is which: all are candidates, and the plan says that it is not certain."""
     planned = []
     for nic in source.nics:
         network = run.networks.of(nic.network, run.mode)
@@ -116,16 +116,8 @@ def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNi
                 code="network_unmapped",
                 hint="add it to `mappings` in the estate file",
             )
-        planned.append(
-            plan_nic(nic, _mac(run, nic.mac), network, _configs(source, facts), run.policy.network)
-        )
+        planned.append(plan_nic(nic, _mac(run, nic.mac), network, facts.nics, run.policy.network))
     return tuple(planned)
-
-
-def _configs(source: SourceVM, facts: GuestFacts) -> tuple[NicConfig, ...]:
-    """With one adapter, the guest's one configured interface is its. With more, the guest's files alone
-    do not say which is which: all are candidates, and the plan says that it is not certain."""
-    return facts.nics
 
 
 def _mac(run: Run, source_mac: str) -> str:
@@ -294,7 +286,3 @@ def check_bases_untouched(run: Run, recorded: tuple[RollbackPoint, ...]) -> None
 def hardware_before(run: Run) -> Hardware:
     """The controller's own definition, recorded once before it is changed."""
     return run.once("hardware", Hardware, lambda: run.destination.hardware(run.vm))
-
-
-def preserve_only(nics: tuple[PlannedNic, ...]) -> bool:
-    return all(nic.mode is NetworkMode.PRESERVE for nic in nics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from refloat.codec import DecodeError, decode, encode
-from refloat.command import Completed
+from refloat.command import Completed, Dialogue
 from refloat.controller.records import ControllerDisk, Export, Health, SyncStatus
 from refloat.controller.ssh import SshLink
 from refloat.controller.zipapp import controller_code
@@ -53,6 +54,8 @@ class Link(Protocol):
         self, command: Sequence[str], on_line: Callable[[bytes], None], content: bytes, timeout: float
     ) -> Completed: ...
 
+    def dialogue(self, command: Sequence[str]) -> Dialogue: ...
+
     def forward(self, port: int) -> AbstractContextManager[str]: ...
 
     def disconnect(self) -> None: ...
@@ -75,6 +78,8 @@ class ControllerClient:
     ) -> None:
         self._link = link or SshLink(endpoint, reach, state_dir)
         self._code_directory = code_directory
+        self._session: Dialogue | None = None
+        self._session_lock = threading.Lock()  # held by the one call that uses the session
 
     # ------------------------------------------------------------ what a controller can do
 
@@ -151,6 +156,8 @@ class ControllerClient:
 
     def disconnect(self) -> None:
         """To be called when the VM is stopped or becomes another machine."""
+        with self._session_lock:
+            self._end_session()
         self._link.disconnect()
 
     # ------------------------------------------------------------ how
@@ -166,16 +173,61 @@ class ControllerClient:
 
         `content` goes to its standard input (secrets go only there), `timeout` is in seconds.
         """
+        answered = self._ask_session(command, content, progress, timeout)
+        if answered is not None:
+            return answered.data(command, 0, b"")
         code = controller_code()
-        file = f"{self._code_directory}/{code.sha256}.pyz"
-        argv = ["sh", "-c", _RUN, "refloat-controller", file, *command]
         for _ in range(2):
             answer = _Answer(progress)
-            done = self._link.stream(argv, answer.line, content, timeout)
+            done = self._link.stream(self._argv(code.sha256, command), answer.line, content, timeout)
             if done.returncode != _NO_CODE:
+                self._open_session(code.sha256)
                 return answer.data(command, done.returncode, done.stderr)
             self._push(code.content, code.sha256)
         raise Failed("the controller's code vanishes after it was pushed", code="push_failed")
+
+    def _argv(self, sha256: str, command: Sequence[str]) -> list[str]:
+        file = f"{self._code_directory}/{sha256}.pyz"
+        return ["sh", "-c", _RUN, "refloat-controller", file, *command]
+
+    # A call of its own starts a Python each time: a second under emulation. The session is only the faster
+    # way: where there is none, where it is busy or has died, the call of its own is made.
+
+    def _open_session(self, sha256: str) -> None:
+        if self._session is None and self._session_lock.acquire(blocking=False):
+            try:
+                self._session = self._link.dialogue(self._argv(sha256, ["session"]))
+            except RefloatError as error:
+                log.debug("no session: %s", error)
+            finally:
+                self._session_lock.release()
+
+    def _ask_session(
+        self, command: Sequence[str], content: bytes, progress: Progress | None, timeout: float
+    ) -> _Answer | None:
+        """The answer of the session; None when it gave none, and the call has to be made another way."""
+        if not self._session_lock.acquire(blocking=False):
+            return None
+        try:
+            session = self._session
+            if session is None:
+                return None
+            answer = _Answer(progress)
+            request = _json({"argv": list(command), "content": content.decode()})
+            if session.ask(request, answer.last_line, timeout) and answer.complete:
+                return answer
+            self._end_session()
+            return None
+        except BaseException:
+            self._end_session()
+            raise
+        finally:
+            self._session_lock.release()
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
     def _push(self, content: bytes, sha256: str) -> None:
         """The receiver checks the hash before the file gets its name. Only code of other days goes: a run
@@ -205,6 +257,17 @@ class _Answer:
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._last: dict[str, Any] | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self._last is not None
+
+    def last_line(self, line: bytes) -> bool:
+        """As `line`, for a session; True for the line after which nothing comes."""
+        if line.startswith(b'{"event": "end"'):
+            return True
+        self.line(line)
+        return False
 
     def line(self, line: bytes) -> None:
         try:

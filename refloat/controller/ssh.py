@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from refloat.command import Completed, run, stream
+from refloat.command import Completed, Dialogue, run, stream
 from refloat.controller.durable import write_durably
 from refloat.errors import Failed, RefloatError, Refused, Unreachable
 from refloat.model import Endpoint
@@ -69,6 +69,10 @@ class SshLink:
             if last:
                 raise self._error(done.stderr)
         raise AssertionError("unreachable")
+
+    def dialogue(self, command: Sequence[str]) -> Dialogue:
+        """`command` there, to be asked again and again. Raises as `stream` does."""
+        return Dialogue([*self._mux(), self._destination(), shlex.join(command)])
 
     @contextmanager
     def forward(self, port: int) -> Iterator[str]:

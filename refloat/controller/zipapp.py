@@ -7,10 +7,10 @@ that Python takes without checking the source: compiling in the controller costs
 from __future__ import annotations
 
 import hashlib
-import importlib._bootstrap_external as bootstrap  # the only maker of hash-based bytecode without a file
 import importlib.resources
 import importlib.util
 import io
+import marshal
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,9 +67,11 @@ def _walk(directory: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _bytecode(name: str, source: bytes) -> bytes:
+    """A pyc that is taken unchecked (PEP 552). Marshal's version 2 has no references between equal objects:
+    which there are depends on what else the process holds, and the hash would change with it."""
     code = compile(source, name, "exec", dont_inherit=True)
-    packed = bootstrap._code_to_hash_pyc(code, importlib.util.source_hash(source), False)  # type: ignore[attr-defined]
-    return bytes(packed)
+    flags = (1).to_bytes(4, "little")  # hash-based, not checked against the source
+    return importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(source) + marshal.dumps(code, 2)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

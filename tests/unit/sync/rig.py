@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from refloat.command import Completed, run, stream
+from refloat.command import Completed, Dialogue, run, stream
 from refloat.controller.client import ControllerClient
 from refloat.model import (
     DiskBus,
@@ -152,6 +152,10 @@ class LocalLink:
     ) -> Completed:
         settings = [f"{name}={value}" for name, value in self.environment.items()]
         return stream(["env", *settings, *command], on_line=on_line, input=content, timeout=timeout)
+
+    def dialogue(self, command: Sequence[str]) -> Dialogue:
+        settings = [f"{name}={value}" for name, value in self.environment.items()]
+        return Dialogue(["env", *settings, *command])
 
     @contextmanager
     def forward(self, port: int) -> Iterator[str]:
