@@ -13,11 +13,12 @@ from typing import Any
 
 from refloat.clock import now
 from refloat.config import Config
-from refloat.errors import Busy, RefloatError, Refused
+from refloat.errors import Busy, InvariantViolated, RefloatError, Refused
 from refloat.estate import Estate, load_estate
 from refloat.evidence import bundle
-from refloat.failover import has_run_live
+from refloat.failover import COMMIT, check_invariants, has_run_live
 from refloat.jobs.engine import Engine
+from refloat.jobs.steps import commit_begun
 from refloat.model import (
     Decision,
     JobState,
@@ -45,8 +46,8 @@ TOLD = {
     "resume-commit": "commit",
     "resume-rollback": "rollback",
 }
-FINAL = frozenset({JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK})
 READY_FOR_FAILOVER = frozenset({TargetState.READY})
+SYNCABLE = frozenset({TargetState.PROVISIONING, TargetState.READY, TargetState.ERROR})
 
 
 class Hub:
@@ -60,6 +61,7 @@ class Hub:
         self.store = Store.open(config.data_dir / "refloat.sqlite")
         self.engine = Engine(config.data_dir / "jobs.sqlite", lambda job_id: self.run(job_id))
         self._syncs: dict[str, threading.Thread] = {}
+        self._deciding = threading.Lock()  # one decision of an operator at a time
         self._closing = threading.Event()
 
     def open(self) -> None:
@@ -69,11 +71,18 @@ class Hub:
         for left in self.store.held_targets(SYNC_HOLDER):
             state = TargetState.READY if left.sync_point else TargetState.PROVISIONING
             self.store.release_target(left.name, left.holder, state, "the last sync was interrupted")
+        unfinished = self.store.unfinished_jobs()
+        for job in unfinished:
+            if job.target not in self.estate.targets:
+                raise Refused(
+                    f"job {job.id} is {job.state}, but its target {job.target} is not in the estate file",
+                    code="bad_estate",
+                    hint="put the target back until the job is finished",
+                )
         self.engine.launch()
-        for job in self.store.jobs():
-            if job.state not in FINAL:
-                self.engine.start(job.id)
-                self._tell_again(job.id)
+        for job in unfinished:
+            self.engine.start(job.id)
+            self._tell_again(job.id)
 
     def _tell_again(self, job_id: str) -> None:
         """A hub killed between recording a decision and telling the job: the job hears each only once."""
@@ -110,7 +119,7 @@ class Hub:
                 hint="set up a new target to protect the recovered VM",
             )
         holder = f"{SYNC_HOLDER}{secrets.token_hex(3)}"
-        self.store.claim_target(name, holder, TargetState.SYNCING)
+        self.store.claim_target(name, holder, TargetState.SYNCING, SYNCABLE)
         thread = threading.Thread(target=self._sync_in_background, args=(name, holder), name=holder)
         self._syncs[name] = thread
         thread.start()
@@ -161,7 +170,7 @@ class Hub:
                 code="target_not_ready",
                 hint=f"look at `refloat target show {target}`",
             )
-        job = self.store.create_job(target, mode)
+        job = self.store.create_job(target, mode, READY_FOR_FAILOVER)
         self.engine.start(job.id)
         return job
 
@@ -181,14 +190,23 @@ class Hub:
 
     def commit(self, job_id: str, by: str, reason: str = "") -> Job:
         """One-way: the recovered VM becomes the protected VM's successor."""
-        self._require(job_id, JobState.AWAITING_COMMIT, "commit")
-        return self._decide(job_id, "commit", by, reason)
+        with self._deciding:
+            self._require(job_id, JobState.AWAITING_COMMIT, "commit")
+            try:
+                check_invariants(self.run(job_id), before=COMMIT[0].name)
+            except InvariantViolated as error:
+                raise Refused(error.message, code=error.code, hint=error.hint) from error
+            return self._decide(job_id, "commit", by, reason)
 
     def rollback(self, job_id: str, by: str, discard_writes: bool, reason: str = "") -> Job:
         """Back to replication. What the recovered VM wrote is discarded: that must be acknowledged."""
-        self._require(job_id, (JobState.AWAITING_COMMIT, JobState.TEST_ACTIVE), "rollback")
-        self._acknowledged(job_id, discard_writes)
-        return self._decide(job_id, "rollback", by, reason)
+        states: tuple[JobState, ...] = (JobState.AWAITING_COMMIT, JobState.TEST_ACTIVE)
+        with self._deciding:
+            if not commit_begun(self.store, job_id):
+                states = (*states, JobState.BLOCKED)
+            self._require(job_id, states, "rollback")
+            self._acknowledged(job_id, discard_writes)
+            return self._decide(job_id, "rollback", by, reason)
 
     def abort(self, job_id: str, by: str, discard_writes: bool = False, reason: str = "") -> Job:
         """Ends a job that is under way: its steps are undone."""
@@ -201,9 +219,11 @@ class Hub:
 
     def resume(self, job_id: str, by: str, reason: str = "") -> Job:
         """Goes on with a blocked job after the operator mended the cause."""
-        self._require(job_id, JobState.BLOCKED, "resume")
-        committing = any(step.phase == "commit" for step in self.store.steps(job_id))
-        return self._decide(job_id, "resume-commit" if committing else "resume-rollback", by, reason)
+        with self._deciding:
+            self._require(job_id, JobState.BLOCKED, "resume")
+            known = self.store.load(job_id, "decisions", tuple[OperatorDecision, ...]) or ()
+            told = [TOLD[decision.what] for decision in known if decision.what in TOLD]
+            return self._decide(job_id, f"resume-{told[-1] if told else 'rollback'}", by, reason)
 
     def outcome(self, job_id: str) -> tuple[Decision | None, Verdict | None]:
         """What was decided about the guest, and what was found in the end; None where not yet."""

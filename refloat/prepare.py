@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from dataclasses import dataclass
 
 from refloat.decide import decide, plan_nic
@@ -267,20 +268,33 @@ def revert_disks(run: Run) -> None:
     run.destination.stop(run.vm, graceful=0)
     run.destination.revert(run.vm, run.tag)
     run.kill_point("revert-disks")
-    recorded = run.load("rollback_points", tuple[RollbackPoint, ...]) or ()
-    check_bases_untouched(run, recorded)
+    touched = [point for point in _recorded_points(run) if not _untouched(run, point)]
+    if touched and not run.load("replica_touched", bool):
+        run.save("replica_touched", True)
+        names = ", ".join(f"{point.serial} ({point.base})" for point in touched)
+        raise Failed(
+            f"replica disk {names} was written since its rollback point was made",
+            code="replica_touched",
+            hint="find out by whom; resuming the job gives this replica up: the next sync is a full one",
+        )
+    if touched:
+        give_replica_up(run)
 
 
-def check_bases_untouched(run: Run, recorded: tuple[RollbackPoint, ...]) -> None:
+def _recorded_points(run: Run) -> tuple[RollbackPoint, ...]:
+    return run.load("rollback_points", tuple[RollbackPoint, ...]) or ()
+
+
+def _untouched(run: Run, point: RollbackPoint) -> bool:
     """Invariant 6: a base whose stamp moved since step 5 was written behind Refloat's back."""
-    stamps = run.destination.stamps(run.vm)
-    for point in recorded:
-        if stamps.get(point.serial) != point.base_stamp:
-            raise Failed(
-                f"replica disk {point.serial} ({point.base}) was written since its rollback point was made",
-                code="replica_touched",
-                hint="do not trust this replica: run a full resync of the target, then resume",
-            )
+    return run.destination.stamps(run.vm).get(point.serial) == point.base_stamp
+
+
+def give_replica_up(run: Run) -> None:
+    """The operator resumed after `replica_touched`: no failover from this replica, and no hash of it is
+    believed, until a full sync has replaced it."""
+    shutil.rmtree(run.data_dir / "targets" / run.target.name / "points", ignore_errors=True)
+    run.store.save_sync_point(run.target.name, None)
 
 
 def hardware_before(run: Run) -> Hardware:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,8 +108,13 @@ def _check_origin(data: dict[str, Any], job: str, secrets: Secrets) -> None:
         raise ReportRejected("from another job", code="report_foreign")
     for name, wanted in (("token", secrets.token), ("nonce", secrets.nonce)):
         given = data.get(name)
-        if not isinstance(given, str) or not hmac.compare_digest(given.encode(), wanted.encode()):
+        if not isinstance(given, str) or not hmac.compare_digest(_bytes(given), _bytes(wanted)):
             raise ReportRejected(f"wrong {name}", code="report_forged")
+
+
+def _bytes(text: str) -> bytes:
+    """JSON can say lone surrogates; they are no reason to stop listening."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _text(data: dict[str, Any], name: str) -> str:
@@ -129,7 +133,8 @@ def _integer(data: dict[str, Any], name: str) -> int:
 
 def _seconds(data: dict[str, Any], name: str) -> float:
     value = data.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    # Compared first: a whole number can be too large for a float.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 2**53:
         raise ReportRejected(f"{name} is no number")
     return float(value)
 

@@ -77,15 +77,16 @@ def _hear_guest(run: Run) -> None:
     while not _final(run) and seconds_between(run.need("started", str), now()) < deadline:
         if run.abort_requested():
             return
-        if run.destination.observe(run.vm).power is not PowerState.RUNNING:
-            run.progress(message=f"{run.vm} stopped running")
-            return
         try:
+            if run.destination.observe(run.vm).power is not PowerState.RUNNING:
+                run.progress(message=f"{run.vm} stopped running")
+                return
             with run.destination.channel(run.vm, CHANNEL) as channel:
                 _listen(run, channel, until=min(next_picture, time.monotonic() + deadline))
         except RefloatError as error:
-            # The channel may not be there for a moment (a guest that reboots): the deadline bounds it.
-            log.warning("report channel of %s: %s", run.vm, error)
+            # The platform may be away for a moment (libvirtd restarted, a guest that reboots): the
+            # deadline bounds it.
+            log.warning("listening to %s: %s", run.vm, error)
             time.sleep(1)
         if time.monotonic() >= next_picture:
             _screenshot(run, "boot")

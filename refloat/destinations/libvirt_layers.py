@@ -217,6 +217,13 @@ class Layers:
                 self._domains.stop(domain, 0)
             spec = _labelled(spec, None)
             self._domains.define(spec)
+        stuck = [disk.serial for disk in spec.disks if is_layer(disk.volume, tag)]
+        if stuck:
+            raise Failed(
+                f"disks {', '.join(stuck)} of {vm} are still on the layer {tag}",
+                code="merge_incomplete",
+                hint="is the storage pool started? Nothing was lost: try again",
+            )
         self._delete_layers(spec, tag)
 
     def _commit(self, domain: libvirt.virDomain, disk: LiveDisk) -> None:

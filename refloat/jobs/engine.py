@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, Serializer, SetWorkflowID
 
-from refloat.errors import RefloatError
+from refloat.errors import Aborted, RefloatError
 from refloat.failover import COMMIT, OBSERVING, STEPS
 from refloat.jobs import steps
 from refloat.jobs.states import finish_job, settle
@@ -30,6 +31,9 @@ APPLICATION_VERSION = "failover-1"
 QUEUE = "failovers"
 AT_ONCE = 16  # jobs in their active phase; those that wait for the operator do not count
 DAY = 86_400.0
+ASK_AGAIN = 10.0  # seconds
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _run_of: Callable[[str], Run]
@@ -157,7 +161,8 @@ async def go_forward(job_id: str) -> str:
             continue
         if step.name == STEPS[0].name:
             return await set_state(job_id, JobState.REFUSED, error)
-        if await policy_on_failure(job_id) == OnFailure.HOLD:
+        aborted = error["code"] == Aborted.default_code
+        if not aborted and await policy_on_failure(job_id) == OnFailure.HOLD:
             return await set_state(job_id, JobState.BLOCKED, error)
         return await go_back(job_id, error)
     if await was_aborted(job_id):
@@ -191,19 +196,31 @@ async def go_commit(job_id: str) -> JobState:
 # ---------------------------------------------------------------- durable steps
 
 
+async def _patiently(act: Callable[[], T]) -> T:
+    """What a step itself runs into comes back as data. An exception here is the hub's own trouble (its disk
+    is full, its database locked, a target gone from the estate): the engine would record the job as failed
+    for ever, so it is asked again until somebody has mended it."""
+    while True:
+        try:
+            return await asyncio.to_thread(act)
+        except Exception:
+            log.exception("a job cannot go on; it is tried again in %.0f s", ASK_AGAIN)
+            await asyncio.sleep(ASK_AGAIN)
+
+
 @DBOS.step()
 async def do_step(job_id: str, name: str) -> dict[str, Any] | None:
-    return _data(await asyncio.to_thread(lambda: steps.perform(_run_of(job_id), name)))
+    return _data(await _patiently(lambda: steps.perform(_run_of(job_id), name)))
 
 
 @DBOS.step()
 async def undo_step(job_id: str, name: str) -> dict[str, Any] | None:
-    return _data(await asyncio.to_thread(lambda: steps.undo(_run_of(job_id), name)))
+    return _data(await _patiently(lambda: steps.undo(_run_of(job_id), name)))
 
 
 @DBOS.step()
 async def commit_step(job_id: str, name: str) -> dict[str, Any] | None:
-    return _data(await asyncio.to_thread(lambda: steps.commit(_run_of(job_id), name)))
+    return _data(await _patiently(lambda: steps.commit(_run_of(job_id), name)))
 
 
 @DBOS.step()
@@ -211,23 +228,23 @@ async def set_state(job_id: str, state: str, error: dict[str, Any] | None) -> st
     def act() -> None:
         finish_job(_run_of(job_id), JobState(state), RefloatError.from_dict(error) if error else None)
 
-    await asyncio.to_thread(act)
+    await _patiently(act)
     return state
 
 
 @DBOS.step()
 async def set_outcome(job_id: str) -> str:
-    return await asyncio.to_thread(lambda: settle(_run_of(job_id)))
+    return await _patiently(lambda: settle(_run_of(job_id)))
 
 
 @DBOS.step()
 async def was_aborted(job_id: str) -> bool:
-    return await asyncio.to_thread(lambda: _run_of(job_id).abort_requested())
+    return await _patiently(lambda: _run_of(job_id).abort_requested())
 
 
 @DBOS.step()
 async def policy_on_failure(job_id: str) -> str:
-    return _run_of(job_id).policy.on_failure
+    return await _patiently(lambda: _run_of(job_id).policy.on_failure)
 
 
 def _data(error: RefloatError | None) -> dict[str, Any] | None:

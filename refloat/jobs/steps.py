@@ -37,6 +37,12 @@ def _checked(run: Run, step: Step) -> None:
 def undo(run: Run, name: str) -> RefloatError | None:
     """Undoes one step that has a mark: it may have acted even when it never finished."""
     step = BY_NAME[name]
+    if commit_begun(run.store, run.job):
+        return Failed(
+            "the commit has begun: there is nothing to go back to",
+            code="commit_begun",
+            hint="resume the job: it goes forward only",
+        )
     marked = any(record.step == name and record.phase == "do" for record in run.store.steps(run.job))
     if not marked or not run.store.mark(run.job, name, "undo"):
         return None
@@ -46,14 +52,15 @@ def undo(run: Run, name: str) -> RefloatError | None:
 def commit(run: Run, name: str) -> RefloatError | None:
     """Does one step of the commit. The source is proven to be off before each."""
     step = BY_NAME[name]
-    if not run.store.mark(run.job, name, "commit"):
-        return None
+    # Before the mark: a commit that was not allowed to begin can still be rolled back.
+    refused = _try(lambda: check_invariants(run, before=name))
+    if refused is not None or not run.store.mark(run.job, name, "commit"):
+        return refused
+    return _finish(run, step, "commit", _try(lambda: step.do(run)))
 
-    def act() -> None:
-        check_invariants(run, before=name)
-        step.do(run)
 
-    return _finish(run, step, "commit", _try(act))
+def commit_begun(store: Store, job: str) -> bool:
+    return any(record.phase == "commit" for record in store.steps(job))
 
 
 def _try(act: Callable[[], None]) -> RefloatError | None:

@@ -8,7 +8,7 @@ from refloat.lab.layout import CONTROLLER_MAC, MANAGEMENT_SUBNET, MIB, SOURCE_MA
 from refloat.lab.source_domain import render_source
 
 CONTROLLER_CPUS, CONTROLLER_MEMORY = 2, 1024 * MIB
-SOURCE_CPUS, SOURCE_MEMORY = 2, 768 * MIB
+SOURCE_CPUS, SOURCE_MEMORY = 1, 768 * MIB
 
 
 def controller_spec(lab: Lab, identity: str, kind: DomainType) -> DomainSpec:

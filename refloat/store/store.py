@@ -6,23 +6,24 @@ Every call is one short transaction.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import create_engine, event, select, update
+from sqlalchemy import and_, create_engine, event, or_, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from refloat.clock import now
 from refloat.codec import decode, encode
-from refloat.errors import Busy, NotFound, RefloatError
+from refloat.errors import Busy, NotFound, RefloatError, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
 from refloat.store.tables import EventRow, JobRow, RecordRow, StepRow, TargetRow
 
 T = TypeVar("T")
+ANY = frozenset(TargetState)
 
 
 @dataclass(frozen=True)
@@ -106,20 +107,24 @@ class Store:
         with self._session() as session:
             return _target(_known(session.get(TargetRow, name), "target", name))
 
-    def claim_target(self, name: str, holder: str, state: TargetState) -> None:
+    def claim_target(
+        self, name: str, holder: str, state: TargetState, allowed: Collection[TargetState] = ANY
+    ) -> None:
         """Takes a free target for one holder, atomically. The same holder may claim again.
 
-        Raises Busy naming the holder, NotFound for an unknown target.
+        Raises Busy naming the holder, Refused (target_not_ready) for a free target in a state that is not
+        `allowed`, NotFound for an unknown target.
         """
         with self._session() as session:
-            _claim(session, name, holder, state)
+            _claim(session, name, holder, state, allowed)
 
     def release_target(self, name: str, holder: str, state: TargetState, message: str = "") -> None:
         """Gives the target back; a no-op for anyone but its holder."""
         with self._session() as session:
             _release(session, name, holder, state, message)
 
-    def save_sync_point(self, name: str, point: SyncPoint) -> None:
+    def save_sync_point(self, name: str, point: SyncPoint | None) -> None:
+        """None: the replica is not to be trusted; the next sync is a full one."""
         with self._session() as session:
             _known(session.get(TargetRow, name), "target", name).sync_point = encode(point)
 
@@ -135,11 +140,11 @@ class Store:
 
     # ------------------------------------------------------------ jobs
 
-    def create_job(self, target: str, mode: Mode) -> Job:
-        """A queued job that holds its target: both or neither. Raises Busy or NotFound."""
+    def create_job(self, target: str, mode: Mode, allowed: Collection[TargetState] = ANY) -> Job:
+        """A queued job that holds its target: both or neither. Raises as `claim_target`."""
         job_id = f"{target}-{secrets.token_hex(3)}"
         with self._session() as session:
-            _claim(session, target, job_id, TargetState.FAILOVER)
+            _claim(session, target, job_id, TargetState.FAILOVER, allowed)
             row = JobRow(id=job_id, target=target, mode=mode, state=JobState.QUEUED, created=now())
             session.add(row)
             session.flush()
@@ -156,6 +161,12 @@ class Store:
                 _job(row)
                 for row in session.scalars(select(JobRow).order_by(JobRow.created.desc()).limit(limit))
             ]
+
+    def unfinished_jobs(self) -> list[Job]:
+        """All that an operator or the engine still has to bring to an end."""
+        final = [JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK]
+        with self._session() as session:
+            return [_job(row) for row in session.scalars(select(JobRow).where(JobRow.state.not_in(final)))]
 
     def set_state(
         self,
@@ -249,15 +260,24 @@ def _known(row: T | None, kind: str, name: str) -> T:
     return row
 
 
-def _claim(session: Session, name: str, holder: str, state: TargetState) -> None:
+def _claim(
+    session: Session, name: str, holder: str, state: TargetState, allowed: Collection[TargetState]
+) -> None:
+    free = and_(TargetRow.holder == "", TargetRow.state.in_(allowed))
     taken = session.execute(
         update(TargetRow)
-        .where(TargetRow.name == name, TargetRow.holder.in_(["", holder]))
+        .where(TargetRow.name == name, or_(free, TargetRow.holder == holder))
         .values(holder=holder, state=state, message="", progress=None)
     )
     if taken.rowcount:  # type: ignore[attr-defined]
         return
     row = _known(session.get(TargetRow, name), "target", name)
+    if not row.holder:
+        raise Refused(
+            f"target {name} is {row.state}: {row.message or 'it cannot be used now'}",
+            code="target_not_ready",
+            hint=f"look at `refloat target show {name}`",
+        )
     raise Busy(
         f"target {name} is busy with {row.holder}",
         code="target_busy",

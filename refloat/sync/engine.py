@@ -8,6 +8,7 @@ Killed anywhere, the next call goes on: the replica holds the last complete sync
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -26,6 +27,8 @@ from refloat.sync.ledger import Ledger
 from refloat.sync.nbd import ALLOCATION, changed_ranges, connected, data_ranges, unix_uri
 from refloat.sync.nbd_copy import Cancelled, Copier, Work, plan_scan, plan_work
 from refloat.sync.ranges import Ranges, normalise
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -97,7 +100,11 @@ def sync(
         raise
     if run.controller.sync_complete(point.id, progress).merged_point != point.id:
         raise Failed(f"the controller did not merge sync point {point.id}", code="merge", hint="sync again")
-    source.forget(target.source_vm, keep=point.checkpoint or None)
+    try:
+        source.forget(target.source_vm, keep=point.checkpoint or None)
+    except RefloatError as error:
+        # The point is complete; what is left over at the source goes with the next sync.
+        log.warning("old checkpoints of %s stay for now: %s", target.source_vm, error)
     return point
 
 

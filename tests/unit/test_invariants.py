@@ -93,6 +93,17 @@ def test_commit_proves_again_that_the_source_is_off(world: World) -> None:
     error = steps.commit(world.run(job), "merge-disks")
     assert error is not None and error.code == "invariant_1"
     assert world.destination.overlays, "nothing was merged"
+    world.source.power = PowerState.OFF
+    assert steps.undo(world.run(job), "start-vm") is None, "a commit that did not begin can be rolled back"
+
+
+def test_a_commit_that_has_begun_cannot_be_rolled_back(world: World) -> None:
+    job = up_to(world, "validate")
+    world.destination.fail = {"merge": 1}
+    assert steps.commit(world.run(job), "merge-disks") is not None
+    error = steps.undo(world.run(job), "start-vm")
+    assert error is not None and error.code == "commit_begun"
+    assert world.destination.power is PowerState.RUNNING
 
 
 def test_a_replica_that_was_written_blocks_its_rollback(world: World) -> None:
@@ -101,6 +112,9 @@ def test_a_replica_that_was_written_blocks_its_rollback(world: World) -> None:
     base_is_written(world)
     error = steps.undo(world.run(job), "snapshot-disks")
     assert error is not None and error.code == "replica_touched"
+    # The operator resumes: the replica is given up, and the job comes to its end.
+    assert steps.undo(world.run(job), "snapshot-disks") is None
+    assert world.store.target("web").sync_point is None
 
 
 def test_the_source_is_not_powered_on_beside_the_recovered_vm(world: World) -> None:

@@ -163,6 +163,35 @@ def test_no_report_is_no_success(world: World, engine: Engine) -> None:
     assert any("no report" in reason for reason in verdict.reasons)
 
 
+def test_an_abort_rolls_back_also_where_the_policy_holds_failures(world: World, engine: Engine) -> None:
+    world.policy = Policy(on_failure=OnFailure.HOLD)
+    job = world.job()
+    world.store.request_abort(job)
+    # Past preflight: an abort there is a refusal.
+    world.store.mark(job, "preflight", "do")
+    world.store.finish(job, "preflight", "do")
+    engine.start(job)
+    reach(world, job, JobState.ROLLED_BACK)
+
+
+def test_trouble_of_the_hub_itself_does_not_end_a_job(
+    world: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk or a locked database: the job is tried again until somebody has mended it."""
+    monkeypatch.setattr("refloat.jobs.engine.ASK_AGAIN", 0.05)
+    real, failures = world.store.mark, [OSError("no space left on device")] * 3
+
+    def mark(job: str, step: str, phase: str) -> bool:
+        if step == "snapshot-disks" and failures:
+            raise failures.pop()
+        return real(job, step, phase)
+
+    monkeypatch.setattr(world.store, "mark", mark)
+    job = started(world, engine)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    assert not failures
+
+
 def test_an_abort_rolls_back(world: World, engine: Engine) -> None:
     world.policy = Policy(report_deadline=600)
     job = world.job()

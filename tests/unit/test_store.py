@@ -7,7 +7,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from refloat.errors import Busy, Failed, NotFound
+from refloat.errors import Busy, Failed, NotFound, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
 from refloat.store.store import Store
 from refloat.store.tables import Base
@@ -43,6 +43,13 @@ def test_a_target_has_one_holder(store: Store) -> None:
     store.release_target("web", "somebody else", TargetState.READY)
     assert store.target("web").holder == job.id
     store.release_target("web", job.id, TargetState.READY)
+    assert store.target("web").holder == ""
+
+
+def test_a_free_target_in_another_state_is_refused(store: Store) -> None:
+    with pytest.raises(Refused, match="target web is provisioning") as caught:
+        store.create_job("web", Mode.PLANNED, {TargetState.READY})
+    assert caught.value.code == "target_not_ready"
     assert store.target("web").holder == ""
 
 
