@@ -39,9 +39,10 @@ install -d -m 0700 /root/.ssh
 # cannot be asked for in a chroot, so the list says it, and is taken back afterwards.
 modules=/etc/initramfs-tools/modules
 cp $modules /run/modules.default
-# sd_mod first: it then names each disk as it is found. Loaded later it would find both at once, and which
-# of them becomes /dev/sda is a race, since the kernel probes disks side by side.
-printf '%s\n' sd_mod vmw_pvscsi sr_mod ext4 vmxnet3 ata_piix ata_generic ahci mptspi >>$modules
+# sd_mod before the adapter: it then names each disk as it is found. Loaded later (udev does) it finds both
+# at once, and which of them becomes /dev/sda is a race, since the kernel probes disks side by side.
+echo 'softdep vmw_pvscsi pre: sd_mod' >/etc/modprobe.d/disk-order.conf
+printf '%s\n' vmw_pvscsi sd_mod sr_mod ext4 vmxnet3 ata_piix ata_generic ahci mptspi >>$modules
 sed -i 's/^MODULES=.*/MODULES=list/' /etc/initramfs-tools/initramfs.conf
 update-initramfs -c -k "$KERNEL"
 cp /run/modules.default $modules
