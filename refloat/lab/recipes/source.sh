@@ -39,8 +39,8 @@ install -d -m 0700 /root/.ssh
 # cannot be asked for in a chroot, so the list says it, and is taken back afterwards.
 modules=/etc/initramfs-tools/modules
 cp $modules /run/modules.default
-# sd_mod before the adapter: it then names each disk as it is found. Loaded later (udev does) it finds both
-# at once, and which of them becomes /dev/sda is a race, since the kernel probes disks side by side.
+# Newer kernels probe disks side by side: which of two becomes /dev/sda is a race. With the disk driver there
+# before the adapter, and the bus scanned in order (scsi_mod.scan=sync below), each is named when it is found.
 echo 'softdep vmw_pvscsi pre: sd_mod' >/etc/modprobe.d/disk-order.conf
 printf '%s\n' vmw_pvscsi sd_mod sr_mod ext4 vmxnet3 ata_piix ata_generic ahci mptspi >>$modules
 sed -i 's/^MODULES=.*/MODULES=list/' /etc/initramfs-tools/initramfs.conf
@@ -53,14 +53,14 @@ if lsinitramfs "/boot/initrd.img-$KERNEL" | grep virtio; then
 fi
 
 sed -i -e 's/^GRUB_TIMEOUT=.*/GRUB_TIMEOUT=0/' \
-    -e 's/^GRUB_CMDLINE_LINUX=.*/GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"/' \
+    -e 's/^GRUB_CMDLINE_LINUX=.*/GRUB_CMDLINE_LINUX="scsi_mod.scan=sync console=tty0 console=ttyS0,115200"/' \
     -e 's/^#* *GRUB_DISABLE_LINUX_UUID=.*/GRUB_DISABLE_LINUX_UUID=true/' \
     -e 's/^#* *GRUB_TERMINAL=.*/GRUB_TERMINAL=console/' /etc/default/grub
 grep -q '^GRUB_DISABLE_LINUX_UUID=true' /etc/default/grub
 install_grub
 
 # As update-grub writes it on such a machine (in a chroot it would write the loop device's name).
-arguments='root=/dev/sda1 ro console=tty0 console=ttyS0,115200'
+arguments='root=/dev/sda1 ro scsi_mod.scan=sync console=tty0 console=ttyS0,115200'
 entry() { # TITLE ID ARGUMENTS
     cat <<END
 menuentry '$1' --class debian --class gnu-linux --class gnu --class os \$menuentry_id_option '$2' {
