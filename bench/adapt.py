@@ -21,6 +21,8 @@ from tests.system.machine import boots_to
 
 LOGIN = b"lab-web login:"
 ALERT = b"ALERT!"
+# libguestfs builds its appliance from this machine's packages, its kernel included.
+PEER_PACKAGES = "virt-v2v nbdkit libguestfs-tools linux-image-amd64"
 
 
 @dataclass
@@ -42,8 +44,8 @@ def main() -> None:
     parser.add_argument("--no-boot", action="store_true", help="do not boot the results")
     options = parser.parse_args()
     peer = shutil.which("virt-v2v-in-place") or "/usr/libexec/virt-v2v-in-place"
-    if not Path(peer).exists():
-        sys.exit("virt-v2v-in-place is not installed: apt-get install virt-v2v")
+    if not Path(peer).exists() or not shutil.which("nbdkit"):
+        sys.exit(f"virt-v2v-in-place is not ready: apt-get install {PEER_PACKAGES}")
     images = source_image(lambda line: print(line, file=sys.stderr))
     with tempfile.TemporaryDirectory(prefix="refloat-bench-") as name:
         ours = _copy(images.system, images.data, Path(name) / "refloat")
