@@ -6,7 +6,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import libvirt
 
 from refloat.command import run
 from refloat.destinations.libvirt import LibvirtDestination
-from refloat.destinations.libvirt_connection import Connection
+from refloat.destinations.libvirt_connection import Connection, libvirt_errors, translate
 from refloat.errors import NotFound, Refused
 from refloat.estate import load_estate
 from refloat.lab.domains import controller_spec, source_xml
@@ -82,23 +81,25 @@ def down(lab: Lab, say: Say) -> None:
     say("removing the lab")
     stop_hub(lab)
     connection = Connection(lab.uri).get()
-    LibvirtDestination(lab.uri, {}).destroy(lab.controller_vm)
-    _remove_source(connection, lab.source_vm)
-    with suppress(libvirt.libvirtError):
-        pool = connection.storagePoolLookupByName(lab.name)
+    destination = LibvirtDestination(lab.uri, {})
+    for vm in (lab.controller_vm, lab.source_vm):
+        destination.destroy(vm)
+    _remove_pool(connection, lab.name)
+    if lab.directory.exists():
+        shutil.rmtree(lab.directory)
+
+
+def _remove_pool(connection: libvirt.virConnect, name: str) -> None:
+    try:
+        pool = connection.storagePoolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_POOL:
+            return
+        raise translate(error, f"look up the pool {name}") from error
+    with libvirt_errors(f"remove the pool {name}"):
         if pool.isActive():
             pool.destroy()
         pool.undefine()
-    shutil.rmtree(lab.directory, ignore_errors=True)
-
-
-def _remove_source(connection: libvirt.virConnect, vm: str) -> None:
-    """The source is no domain of Refloat's: the driver would rightly refuse to destroy it."""
-    with suppress(libvirt.libvirtError):
-        domain = connection.lookupByName(vm)
-        if domain.isActive():
-            domain.destroy()
-        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
 
 
 # ---------------------------------------------------------------- what up consists of

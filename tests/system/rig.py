@@ -6,8 +6,6 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +78,6 @@ class Rig:
             assert time.monotonic() < deadline, status
             time.sleep(0.2)
         return status
-
-    @contextmanager
-    def hub_that_dies_at(self, *points: str) -> Iterator[None]:
-        """Within: a hub that kills itself at these points, once each."""
-        self.restart_hub({"REFLOAT_KILL_AT": ",".join(points)})
-        yield
-        self.restart_hub({})
 
     def restart_hub(self, environment: dict[str, str]) -> None:
         stop_hub(self.lab)
