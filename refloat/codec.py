@@ -17,7 +17,7 @@ class DecodeError(ValueError):
 
 
 def encode(value: Any) -> Any:
-    """Data of dicts, lists, strings, numbers and None for a record built from the types of model.py."""
+    """Data of dicts, lists, strings, numbers and None for a record built from the types of model."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Enum):

@@ -52,7 +52,14 @@ def test_imports_point_one_way(file: Path) -> None:
             assert RANK[names[1]] >= RANK[part], f"{part} imports {module}"
 
 
-@pytest.mark.parametrize("part", ["guest", "controller"])
+def test_the_records_are_one_vocabulary() -> None:
+    """Which file a record is written in is nobody's business."""
+    for file in modules():
+        if file.relative_to(ROOT).parts[0] != "model":
+            assert not {name for name in imports(file) if name.startswith("refloat.model.")}, file
+
+
+@pytest.mark.parametrize("part", ["guest", "controller", "model"])
 def test_the_controllers_code_needs_only_the_standard_library(part: str) -> None:
     """It runs in a small VM, where nothing else is installed. client.py and zipapp.py run in the hub."""
     for file in (ROOT / part).rglob("*.py"):

@@ -55,7 +55,7 @@ def test_zipapp_is_deterministic_and_named_by_its_content() -> None:
 
 def test_zipapp_holds_bytecode_and_data_and_nothing_of_the_hub(code: Path) -> None:
     names = set(zipfile.ZipFile(code).namelist())
-    assert {"__main__.py", "refloat/model.pyc", "refloat/guest/journal.pyc"} <= names
+    assert {"__main__.py", "refloat/model/__init__.pyc", "refloat/guest/journal.pyc"} <= names
     assert {name for name in names if name.endswith((".sh", ".service"))}
     assert not {name for name in names if "/client" in name or "/sync/nbd" in name or "__pycache__" in name}
 

@@ -1,0 +1,129 @@
+"""What is inside the disks: the facts that inspection finds and the changes that an adaptation makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from refloat.model.hardware import DiskBus, Firmware, NicModel
+
+
+class NicMethod(StrEnum):
+    STATIC = "static"
+    DHCP = "dhcp"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class NicConfig:
+    """One interface as the guest's own files (or the operator) configure it."""
+
+    name: str
+    method: NicMethod
+    addresses: tuple[str, ...] = ()  # with prefix: "10.20.30.40/24"
+    gateway: str = ""
+    dns: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuestFilesystem:
+    """A filesystem found on the guest's disks. `disk` is the source disk's key, `partition` 0 for none."""
+
+    disk: str
+    partition: int
+    kind: str
+    uuid: str
+    label: str = ""
+    mountpoint: str = ""  # from the guest's fstab; empty where it names none
+
+
+@dataclass(frozen=True)
+class GuestKernel:
+    """An installed kernel and its initramfs. `missing` are the modules that the destination needs."""
+
+    version: str
+    initramfs: str
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuestFacts:
+    """What inspection found. Facts only: what to do about them is decided in decide.py."""
+
+    family: str
+    os_id: str
+    os_name: str
+    os_version: str
+    architecture: str
+    hostname: str
+    firmware: Firmware
+    bootloader: str
+    initramfs_tool: str
+    network_stack: str
+    root: GuestFilesystem
+    filesystems: tuple[GuestFilesystem, ...]
+    kernels: tuple[GuestKernel, ...]
+    nics: tuple[NicConfig, ...]
+    unstable_names: tuple[str, ...] = ()  # "/etc/fstab:1 /dev/sda1" that change with the disk bus
+    problems: tuple[str, ...] = ()  # why this guest cannot be adapted, in words
+    warnings: tuple[str, ...] = ()
+
+
+class ChangeKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file before or after a change. For a symlink, `target`; for a file, its hash and size."""
+
+    sha256: str = ""
+    size: int = 0
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One entry of the change journal. `before` is None for what did not exist."""
+
+    seq: int
+    path: str
+    kind: ChangeKind
+    before: FileState | None
+    after: FileState
+    reason: str
+    diff: str = ""  # unified, for text files
+
+
+class Remediation(StrEnum):
+    NOT_REQUIRED = "not_required"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    AWAITING_REBOOT = "awaiting_reboot"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class GuestCaps:
+    """What the adapted guest can run on. Promotion asks this record, never the guest again."""
+
+    disk_buses: tuple[DiskBus, ...]
+    nic_models: tuple[NicModel, ...]
+    firmware: Firmware
+    reporter: bool
+    remediation: Remediation
+    modules_added: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    caps: GuestCaps
+    changes: tuple[Change, ...]

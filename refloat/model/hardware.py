@@ -1,0 +1,118 @@
+"""A VM's hardware: as the source states it, as the destination defines it, as it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class PowerState(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+
+
+class Firmware(StrEnum):
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class DiskBus(StrEnum):
+    VIRTIO_BLK = "virtio-blk"
+    VIRTIO_SCSI = "virtio-scsi"
+    PVSCSI = "pvscsi"
+    SATA = "sata"
+
+
+class NicModel(StrEnum):
+    VIRTIO = "virtio-net"
+    VMXNET3 = "vmxnet3"
+    E1000E = "e1000e"
+
+
+@dataclass(frozen=True)
+class SourceDisk:
+    """One disk of the protected VM. `key` is its stable name at the source (for libvirt: "sda").
+
+    The order of a VM's disks is the order in which its kernel numbers them: the first is /dev/sda.
+    """
+
+    key: str
+    capacity: int
+    bus: DiskBus
+
+
+@dataclass(frozen=True)
+class SourceNic:
+    mac: str
+    model: NicModel
+    network: str
+
+
+@dataclass(frozen=True)
+class SourceVM:
+    """The protected VM's hardware as its platform states it."""
+
+    name: str
+    uuid: str
+    cpus: int
+    memory: int
+    firmware: Firmware
+    disks: tuple[SourceDisk, ...]
+    nics: tuple[SourceNic, ...]
+
+
+@dataclass(frozen=True)
+class AttachedDisk:
+    """A disk as the destination attaches it: `serial` is what the guest sees, `volume` the platform's id.
+
+    The first disk of a VM boots.
+    """
+
+    serial: str
+    volume: str
+    bus: DiskBus = DiskBus.VIRTIO_BLK
+
+
+@dataclass(frozen=True)
+class AttachedNic:
+    mac: str
+    network: str
+    model: NicModel = NicModel.VIRTIO
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A destination VM as it is defined: recorded before promotion so that every step can be undone."""
+
+    cpus: int
+    memory: int
+    firmware: Firmware
+    disks: tuple[AttachedDisk, ...]
+    nics: tuple[AttachedNic, ...]
+
+
+@dataclass(frozen=True)
+class RollbackPoint:
+    """The layer that takes all writes to one replica disk after step 5; dropping it is the rollback.
+
+    `base_stamp` changes with every write to the base: equal stamps prove that the base was not touched.
+    `written` is what the layer holds, in bytes.
+    """
+
+    serial: str
+    base: str
+    overlay: str
+    base_stamp: str
+    written: int
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the platform itself sees of a VM now. Counters are since its start."""
+
+    power: PowerState
+    reason: str = ""
+    disk_bytes_read: dict[str, int] = field(default_factory=dict)
+    disk_bytes_written: dict[str, int] = field(default_factory=dict)
+    nics_linked: tuple[str, ...] = ()

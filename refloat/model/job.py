@@ -1,0 +1,118 @@
+"""A failover job: its states, what is decided before it acts, and what its operator decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from refloat.model.guest import GuestFacts, NicConfig
+from refloat.model.hardware import DiskBus, Firmware, NicModel, SourceVM
+
+
+class Mode(StrEnum):
+    TEST = "test"
+    PLANNED = "planned"
+    EMERGENCY = "emergency"
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    REFUSED = "refused"
+    TEST_ACTIVE = "test_active"
+    AWAITING_COMMIT = "awaiting_commit"
+    COMMITTING = "committing"
+    COMMITTED = "committed"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class OperatorDecision:
+    """`who` is claimed by the client, not proven."""
+
+    who: str
+    at: str
+    what: str
+    reason: str
+
+
+class Action(StrEnum):
+    ADAPT = "adapt"
+    SKIP = "skip"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True)
+class Decision:
+    action: Action
+    reasons: tuple[str, ...]
+
+
+class NetworkMode(StrEnum):
+    RESTORE = "restore"
+    PRESERVE = "preserve"
+
+
+@dataclass(frozen=True)
+class PlannedDisk:
+    """`name` is the kernel's name at the source ("sda"): what the guest's files may still say."""
+
+    key: str
+    name: str
+    serial: str
+    capacity: int
+
+
+@dataclass(frozen=True)
+class PlannedNic:
+    mac: str
+    source_mac: str
+    network: str
+    mode: NetworkMode
+    config: NicConfig | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What makes this job's reports unforgeable by anything but the adapted guest. Never shown or logged."""
+
+    token: str = field(repr=False)
+    nonce: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every value that two steps must agree on, chosen once at preflight (secrets apart)."""
+
+    job: str
+    mode: Mode
+    target: str
+    decision: Decision
+    source: SourceVM
+    facts: GuestFacts
+    disks: tuple[PlannedDisk, ...]  # the first holds the root filesystem's disk and boots
+    nics: tuple[PlannedNic, ...]
+    cpus: int
+    memory: int
+    firmware: Firmware
+    disk_bus: DiskBus
+    nic_model: NicModel
+    report_deadline: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AdaptRequest:
+    """All that the guest engine is told. Goes to the controller on standard input, never in argv."""
+
+    job: str
+    disks: tuple[PlannedDisk, ...]
+    disk_bus: DiskBus
+    nic_model: NicModel
+    nics: tuple[PlannedNic, ...]
+    secrets: Secrets
+    channel: str
+    report_deadline: int

@@ -1,0 +1,107 @@
+"""What proves the recovery: the guest's reports, what is seen from outside, the facets and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from refloat.model.hardware import Observation
+
+
+@dataclass(frozen=True)
+class NicReport:
+    mac: str
+    name: str = ""
+    up: bool = False
+    addresses: tuple[str, ...] = ()
+    driver: str = ""
+
+
+@dataclass(frozen=True)
+class MountReport:
+    mountpoint: str
+    mounted: bool
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class GuestReport:
+    """One report of the guest, after the hub checked its origin. Its content is a claim, not truth."""
+
+    sequence: int
+    boot_id: str
+    stage: str  # "configured" or "final"
+    uptime: float
+    received: str
+    root_device: str = ""
+    kernel: str = ""
+    system_state: str = ""
+    mounts: tuple[MountReport, ...] = ()
+    nics: tuple[NicReport, ...] = ()
+    gateway: str = ""
+    gateway_answers: bool = False
+    dns: tuple[str, ...] = ()
+    drivers: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    cleaned: bool = False
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """An outside check by the hub: did the address answer, through the platform's network?"""
+
+    address: str
+    port: int
+    answered: bool
+    text: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was seen from outside after the start; screenshots are files of the job."""
+
+    observations: tuple[Observation, ...] = ()
+    probes: tuple[ProbeResult, ...] = ()
+
+
+class Observer(StrEnum):
+    GUEST = "guest"
+    PLATFORM = "platform"
+    OPERATOR = "operator"
+
+
+class FacetState(StrEnum):
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One piece of evidence for or against a facet, and who saw it."""
+
+    observer: Observer
+    holds: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Facet:
+    name: str  # boot, disks, network, drivers, agent, clean-up
+    state: FacetState
+    required: bool
+    proofs: tuple[Proof, ...]
+
+
+class Word(StrEnum):
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    word: Word
+    reasons: tuple[str, ...]
+    facets: tuple[Facet, ...]
