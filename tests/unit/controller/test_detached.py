@@ -7,15 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# Reads a line from the pipe "gate" before it ends: so a test decides when the work is done.
+from refloat.controller.locks import is_held
+from refloat.controller.paths import Paths
+
+# Reads a line from the pipe "gate" before it ends: so a test decides when the work is done. The run is
+# nobody's child: where even the test's clean-up is killed, the alarm ends it.
 COMMAND = """
-import json, os, sys
+import json, os, signal, sys
 from pathlib import Path
 from refloat.controller.detached import run_once
 from refloat.controller.paths import Paths
@@ -24,9 +30,10 @@ from refloat.errors import Failed, RefloatError
 root, job = sys.argv[1:]
 
 def work(run_dir, emit):
-    emit({"pid": os.getpid()})
+    signal.alarm(100)
     with open(run_dir / "starts", "a") as file:
-        file.write("x")
+        file.write(f"{os.getpid()}\\n")
+    emit({"pid": os.getpid()})
     word = open(Path(root, "gate")).readline().strip()
     if word == "fail":
         raise Failed("it failed", code="test")
@@ -58,12 +65,24 @@ class Machine:
         (self.root / "gate").write_text(f"{word}\n")
 
     def starts(self, job: str) -> int:
-        return len((self.root / "jobs" / job / "starts").read_text())
+        return len((self.root / "jobs" / job / "starts").read_text().splitlines())
 
     def close(self) -> None:
         for command in self.commands:
             command.kill()
             command.communicate()
+        self._end_run()
+
+    def _end_run(self) -> None:
+        """The lock names the job, and the last of its runs to start is the one that holds it."""
+        lock = Path(Paths(str(self.root)).adapt_lock)
+        deadline = time.monotonic() + 10
+        while is_held(str(lock)):
+            assert time.monotonic() < deadline, "a run outlives its test"
+            with suppress(FileNotFoundError, ProcessLookupError):
+                starts = self.root / "jobs" / lock.read_text() / "starts"
+                os.kill(int(starts.read_text().split()[-1]), signal.SIGKILL)
+            time.sleep(0.01)
 
 
 def next_event(command: subprocess.Popen[str]) -> dict[str, Any]:
@@ -135,6 +154,15 @@ def test_a_failed_run_tells_and_is_run_again(machine: Machine) -> None:
     next_event(second)
     machine.say("done")
     assert next_event(second) == {"data": {"word": "done"}}
+
+
+def test_a_failed_test_leaves_no_run_behind(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    lock = Paths(str(tmp_path)).adapt_lock
+    next_event(machine.call("j1"))
+    assert is_held(lock)
+    machine.close()
+    assert not is_held(lock)
 
 
 def test_a_job_id_is_no_path(machine: Machine) -> None:
