@@ -61,7 +61,7 @@ def _nothing_done(run: Run) -> Adaptation:
         reporter=False,
         remediation=Remediation.NOT_REQUIRED,
     )
-    return Adaptation(caps, ())
+    return Adaptation(caps, (), run.need("facts", GuestFacts))
 
 
 def _require_capable(run: Run, caps: GuestCaps) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 from refloat.command import run
 from refloat.controller.devices import find_disk, flush_device, holders, read_cached, read_direct
-from refloat.controller.durable import remove_durably, sync_directory, write_durably
 from refloat.controller.exports import running_exports, start_export, stop_exports
 from refloat.controller.locks import is_held
 from refloat.controller.paths import Paths
 from refloat.controller.state import State, delta_file, load_state, save_state
+from refloat.durable import remove_durably, sync_directory, write_durably
 from refloat.errors import Busy, Failed, Refused
 
 Progress = Callable[[dict[str, Any]], None]

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from refloat.command import Completed, Dialogue, run, stream
-from refloat.controller.durable import write_durably
+from refloat.durable import write_durably
 from refloat.errors import Failed, RefloatError, Refused, Unreachable
 from refloat.model import Endpoint
 

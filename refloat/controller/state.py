@@ -15,8 +15,8 @@ import json
 import os
 from typing import Any
 
-from refloat.controller.durable import write_durably
 from refloat.controller.paths import Paths
+from refloat.durable import write_durably
 
 State = dict[str, Any]
 

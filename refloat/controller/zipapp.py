@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
 
-_TOP = ("__init__.py", "errors.py", "command.py", "codec.py", "text.py", "clock.py")
+_TOP = ("__init__.py", "errors.py", "command.py", "codec.py", "text.py", "clock.py", "durable.py")
 _PACKAGES = ("controller", "guest", "model")
 # The hub's side of refloat.controller needs nothing in the controller.
 _HUB_ONLY = frozenset(f"refloat/controller/{name}.py" for name in ("client", "ssh", "zipapp", "records"))

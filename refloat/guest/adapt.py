@@ -7,15 +7,19 @@ journal of all runs lists each change once.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from refloat.codec import decode, encode
+from refloat.durable import write_durably
 from refloat.errors import Failed, Refused
 from refloat.guest.disk import SYSTEM_MOUNTS, Found, find_filesystems, flush, mounted_system
 from refloat.guest.families import DISK_MODULES, FAMILIES, Family, needed_modules
 from refloat.guest.firstboot.staging import network_paths, staging
-from refloat.guest.inspect import FSTAB, RESUME
+from refloat.guest.inspect import FSTAB, RESUME, examine, place
 from refloat.guest.journal import Journal
 from refloat.guest.linux import boot, initramfs, network, storage
 from refloat.guest.linux.modules import KernelModules
@@ -46,18 +50,21 @@ def adapt(
 ) -> Adaptation:
     """Changes the guest on `devices` (disk key -> device node or raw image) as `request` says.
 
-    `facts` come from inspecting the same disks; `run_dir` is outside of the guest and holds the change
-    journal. Raises Refused before anything was changed, Failed or Conflict after something may have been.
+    `facts` come from an inspection, since which the guest may have run on: everything is looked at again
+    before the first change. `run_dir` is outside of the guest and holds the change journal. Raises
+    Refused before anything was changed, Failed or Conflict after something may have been.
     """
     check(facts)
-    filesystems = _filesystems(devices, facts)
+    found = _same_system(find_filesystems(devices), facts)
     progress("mount", {"root": facts.root.uuid})
-    with mounted_system(filesystems, run_dir / "mnt", writable=True) as tree:
+    with mounted_system(found, run_dir / "mnt", writable=True) as tree:
+        facts = _facts_before(run_dir, lambda: _look_again(tree, found, request, facts))
+        check(facts)
         journal = Journal(run_dir, tree)
         change(tree, journal, request, facts, progress)
     progress("flush", {"changes": len(journal.changes())})
     flush(devices)
-    return Adaptation(_caps(request, facts), journal.changes())
+    return Adaptation(_caps(request, facts), journal.changes(), facts)
 
 
 def change(
@@ -83,29 +90,51 @@ def check(facts: GuestFacts) -> Family:
     return family
 
 
-def _filesystems(devices: Mapping[str, str], facts: GuestFacts) -> tuple[Found, ...]:
-    """The root system's filesystems, each proven by its UUID to be the one that was inspected."""
-    wanted = {
-        (one.disk, one.partition): one for one in facts.filesystems if one.mountpoint in ("/", *SYSTEM_MOUNTS)
-    }
-    disks = {disk for disk, _ in wanted}
-    present = find_filesystems({key: node for key, node in devices.items() if key in disks})
+def _same_system(present: Sequence[Found], facts: GuestFacts) -> tuple[Found, ...]:
+    """What is on the disks, with the mount points that are known; the root system's filesystems are
+    proven by their UUIDs to be those that were inspected."""
+    known = {(one.disk, one.partition): one for one in facts.filesystems}
+    system = {where for where, one in known.items() if one.mountpoint in ("/", *SYSTEM_MOUNTS)}
     found = []
     for one in present:
-        planned = wanted.pop((one.filesystem.disk, one.filesystem.partition), None)
-        if planned is None:
-            continue
-        if (one.filesystem.kind, one.filesystem.uuid) != (planned.kind, planned.uuid):
-            raise Refused(
-                f"{one.describe()} is not the filesystem that was inspected ({planned.uuid})",
-                code="guest_disks_changed",
-                hint="inspect the guest again",
-            )
-        found.append(Found(planned, one.node, one.offset, one.size, one.partuuid))
-    if wanted:
-        missing = ", ".join(f"{disk} partition {number}" for disk, number in wanted)
-        raise Refused(f"the guest's {missing} is not there any more", code="guest_disks_changed")
+        where = (one.filesystem.disk, one.filesystem.partition)
+        inspected = known.get(where)
+        if where in system and inspected:
+            system.remove(where)
+            if (one.filesystem.kind, one.filesystem.uuid) != (inspected.kind, inspected.uuid):
+                raise _changed(
+                    f"{one.describe()} is not the filesystem that was inspected ({inspected.uuid})"
+                )
+        mountpoint = inspected.mountpoint if inspected else ""
+        found.append(replace(one, filesystem=replace(one.filesystem, mountpoint=mountpoint)))
+    if system:
+        missing = ", ".join(f"{disk} partition {number}" for disk, number in sorted(system))
+        raise _changed(f"the guest's {missing} is not there any more")
     return tuple(found)
+
+
+def _look_again(tree: Tree, found: Sequence[Found], request: AdaptRequest, facts: GuestFacts) -> GuestFacts:
+    """The facts of this moment. A guest that mounts its system from elsewhere by now is refused."""
+    root = next(one for one in found if one.filesystem.mountpoint == "/")
+    order = [disk.key for disk in request.disks]
+    placed = place(found, root, tree.read_text(FSTAB), order)
+    for before, after in zip(found, placed, strict=True):
+        points = {before.filesystem.mountpoint, after.filesystem.mountpoint}
+        if len(points) == 2 and points & {"/", *SYSTEM_MOUNTS}:
+            raise _changed(f"{after.describe()} is mounted elsewhere than when the guest was inspected")
+    return examine(tree, placed, order, request.disk_bus, request.nic_model, facts.kernels)
+
+
+def _facts_before(run_dir: Path, look: Callable[[], GuestFacts]) -> GuestFacts:
+    """What was seen before the first change: a run after a kill finds a guest that is half adapted."""
+    path = run_dir / "facts.json"
+    if not path.exists():
+        write_durably(path, json.dumps(encode(look())).encode())
+    return decode(GuestFacts, json.loads(path.read_bytes()))
+
+
+def _changed(what: str) -> Refused:
+    return Refused(what, code="guest_disks_changed", hint="inspect the guest again")
 
 
 # ---------------------------------------------------------------- the changes, in their order

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,22 +23,26 @@ _OWNER = "REFLOAT_VIEW_OWNER"
 
 
 @contextmanager
-def cow_view(device: str, scratch: Path, image_format: str = "raw") -> Iterator[str]:
-    """A device node that shows `device` (or a qcow2 delta) and takes writes without passing them on.
+def cow_views(
+    devices: Mapping[str, str], scratch: Path, image_format: str = "raw"
+) -> Iterator[dict[str, str]]:
+    """Key -> a device node that shows the device of that key (or a qcow2 delta) and takes writes without
+    passing them on.
 
-    Partition nodes exist when this returns. `scratch` must hold what is written through the view.
-    Raises Failed if no view could be made in time.
+    Partition nodes exist when this returns. `scratch` must hold what is written through the views.
+    Raises Failed if a view could not be made in time.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     if not (_SYS / "nbd0").exists():
         run(["modprobe", "nbd", "max_part=16"], timeout=60)
     drop_leftovers()
-    node = _connect(device, scratch, image_format)
-    try:
-        _wait_for_partitions(node)
-        yield node
-    finally:
-        _disconnect(node)
+    with ExitStack() as stack:
+        views = {}
+        for key, device in devices.items():
+            views[key] = _connect(device, scratch, image_format)
+            stack.callback(_disconnect, views[key])
+        _wait_for_partitions(views.values())
+        yield views
 
 
 def drop_leftovers() -> None:
@@ -69,9 +73,9 @@ def _connect(device: str, scratch: Path, image_format: str) -> str:
     )
 
 
-def _wait_for_partitions(node: str) -> None:
+def _wait_for_partitions(nodes: Iterable[str]) -> None:
     """The kernel reads the partition table by itself, a moment after the device has its size."""
-    run(["blockdev", "--rereadpt", node], timeout=60, check=False)
+    run(["blockdev", "--rereadpt", *nodes], timeout=60, check=False)
     run(["udevadm", "settle", "--timeout=20"], timeout=30, check=False)
 
 

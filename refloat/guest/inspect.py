@@ -5,10 +5,12 @@ Whoever calls this passes devices on which mounting does no harm: copy-on-write 
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from refloat.errors import RefloatError, Refused
@@ -129,9 +131,15 @@ def place(found: Sequence[Found], root: Found, fstab: str, order: Sequence[str])
 
 
 def examine(
-    tree: Tree, found: Sequence[Found], order: Sequence[str], bus: DiskBus, nic: NicModel
+    tree: Tree,
+    found: Sequence[Found],
+    order: Sequence[str],
+    bus: DiskBus,
+    nic: NicModel,
+    known: Sequence[GuestKernel] = (),
 ) -> GuestFacts:
-    """The facts about a mounted guest; `found` are its filesystems with their mount points."""
+    """The facts about a mounted guest; `found` are its filesystems with their mount points. `known` kernels
+    are taken as they are if their initramfs is still the same."""
     notes = Notes()
     root = next(one for one in found if one.filesystem.mountpoint == "/")
     entries = storage.parse_fstab(tree.read_text(FSTAB))
@@ -145,7 +153,8 @@ def examine(
     _check_init(tree, notes)
     firmware = _firmware(tree, entries, notes)
     nics, stack = _network(tree, family, notes)
-    kernels = _kernels(tree, family, bus, nic, notes) if family else ()
+    look = partial(_kernel, tree, needed_modules(bus, nic), {kernel.stamp: kernel for kernel in known})
+    kernels = _kernels(tree, family, look, notes) if family else ()
     return GuestFacts(
         family=family.name if family else "",
         os_id=release.get("ID", ""),
@@ -276,7 +285,7 @@ def _is_used(tree: Tree, stack: NetworkStack) -> bool:
 
 
 def _kernels(
-    tree: Tree, family: Family, bus: DiskBus, nic: NicModel, notes: Notes
+    tree: Tree, family: Family, look: Callable[[str, str, Notes], GuestKernel], notes: Notes
 ) -> tuple[GuestKernel, ...]:
     """Every installed kernel: which one boots next is the boot loader's choice."""
     head, _, tail = family.kernel.partition("{}")
@@ -285,23 +294,21 @@ def _kernels(
         for name in tree.listdir("/boot")
         if name.startswith(head) and name.endswith(tail)
     ]
-    kernels, space = [], 0
+    kernels = []
     for version in versions:
         path = f"/boot/{family.initramfs.format(version)}"
         if not tree.is_file(path):
             notes.warnings.append(f"kernel {version} has no initramfs {path}")
             continue
         try:
-            kernel, wanted = _kernel(tree, version, path, bus, nic, notes)
+            kernels.append(look(version, path, notes))
         except RefloatError as error:
             notes.problems.append(f"{path}: {error.message}")
-            continue
-        kernels.append(kernel)
-        space = max(space, wanted)
     if not versions:
         notes.problems.append("no kernel was found in /boot")
     elif not kernels and not any("/boot/" in problem for problem in notes.problems):
         notes.problems.append("no kernel has an initramfs")
+    space = max((kernel.space for kernel in kernels), default=0)
     free = tree.free_space("/boot")
     if space and free < space + _SPACE_LEFT:
         notes.problems.append(f"/boot has {free} bytes free, and {space + _SPACE_LEFT} are needed")
@@ -309,16 +316,22 @@ def _kernels(
 
 
 def _kernel(
-    tree: Tree, version: str, path: str, bus: DiskBus, nic: NicModel, notes: Notes
-) -> tuple[GuestKernel, int]:
-    """One kernel, and the free space in bytes that adapting its initramfs takes."""
+    tree: Tree,
+    needed: Sequence[str],
+    known: Mapping[str, GuestKernel],
+    version: str,
+    path: str,
+    notes: Notes,
+) -> GuestKernel:
     modules = KernelModules(tree, version)
     if not modules.has("virtio_console"):
         notes.warnings.append(f"kernel {version} has no virtio_console: it cannot report over virtio-serial")
     with tree.open(path) as fd:
+        status = os.fstat(fd)
+        stamp = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+        if stamp in known and known[stamp].version == version:
+            return known[stamp]
         contents = initramfs.scan(fd, version)
-    missing = initramfs.missing(contents, modules, needed_modules(bus, nic))
-    if not missing:
-        return GuestKernel(version, path), 0
+    missing = initramfs.missing(contents, modules, needed)
     space = contents.size + sum(modules.size(name) for name in missing) + initramfs.INDEX_ALLOWANCE
-    return GuestKernel(version, path, missing), space
+    return GuestKernel(version, path, missing, space if missing else 0, stamp)

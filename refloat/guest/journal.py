@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from refloat.codec import decode, encode
+from refloat.durable import sync_directory, write_durably
 from refloat.errors import Failed
 from refloat.guest import boundary
 from refloat.guest.tree import GuestFileError, Meta, Tree
@@ -155,15 +156,8 @@ class Journal:
         if before is None:
             return
         path = self._backups / before.sha256
-        if path.exists():
-            return
-        temporary = path.with_suffix(".new")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.rename(path)
-        _fsync_directory(self._backups)
+        if not path.exists():
+            write_durably(path, content)
 
     def _record(self, change: Change) -> None:
         """Makes the entry durable. One that was recorded, but never reached the guest, is replaced."""
@@ -179,7 +173,7 @@ class Journal:
             handle.flush()
             os.fsync(handle.fileno())
         if fresh:
-            _fsync_directory(self._path.parent)
+            sync_directory(self._path.parent)
         self._entries[seq] = entry
 
 
@@ -233,11 +227,3 @@ def _chunks(fd: int) -> Iterator[bytes]:
 def _chained(fd: int, tail: bytes) -> Iterator[bytes]:
     yield from _chunks(fd)
     yield tail
-
-
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -40,11 +40,17 @@ class GuestFilesystem:
 
 @dataclass(frozen=True)
 class GuestKernel:
-    """An installed kernel and its initramfs. `missing` are the modules that the destination needs."""
+    """An installed kernel and its initramfs. `missing` are the modules that the destination needs.
+
+    `space` is what the boot filesystem needs free to adapt it, in bytes; `stamp` changes whenever the
+    initramfs does: one that is the same need not be unpacked again.
+    """
 
     version: str
     initramfs: str
     missing: tuple[str, ...] = ()
+    space: int = 0
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,5 +131,8 @@ class GuestCaps:
 
 @dataclass(frozen=True)
 class Adaptation:
+    """`facts` are the guest's as they were just before the first change."""
+
     caps: GuestCaps
     changes: tuple[Change, ...]
+    facts: GuestFacts

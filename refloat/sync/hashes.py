@@ -6,7 +6,7 @@ import hashlib
 import struct
 from pathlib import Path
 
-from refloat.controller.durable import write_durably
+from refloat.durable import write_durably
 
 CHUNK = 256 * 1024
 DIGEST = 16

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from refloat.codec import DecodeError, decode, encode
-from refloat.controller.durable import sync_directory, write_durably
+from refloat.durable import sync_directory, write_durably
 from refloat.model import SyncPoint
 from refloat.sync.hashes import ChunkHashes
 

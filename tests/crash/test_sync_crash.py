@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from refloat.controller import attempts, durable
+from refloat import durable
+from refloat.controller import attempts
 from refloat.controller.paths import Paths
 from refloat.controller.records import ControllerDisk, Export, SyncStatus
 from refloat.model import SyncPoint

@@ -254,6 +254,7 @@ class FakeController:
         return Adaptation(
             GuestCaps((DiskBus.VIRTIO_BLK,), (NicModel.VIRTIO,), Firmware.BIOS, True, Remediation.SCHEDULED),
             (),
+            self.facts,
         )
 
     def wait_ready(self) -> None: ...

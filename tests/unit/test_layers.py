@@ -20,8 +20,9 @@ LAYERS = (
     ("prepare", "adapt", "promote", "validate", "reports", "commit", "verdict", "decide", "evidence"),
     ("run", "policy"),
     ("store", "sync", "controller", "sources", "destinations"),
+    ("libvirt_connection",),
     ("guest",),
-    ("model", "codec", "errors", "command", "clock", "text"),
+    ("model", "codec", "errors", "command", "clock", "text", "durable"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
@@ -66,6 +67,14 @@ def test_the_controllers_code_needs_only_the_standard_library(part: str) -> None
         for module in imports(file):
             top = module.split(".")[0]
             assert top in sys.stdlib_module_names or top in {"refloat", "hivex"}, f"{file}: {module}"
+
+
+def test_sources_and_destinations_do_not_know_each_other() -> None:
+    """A source platform can be mended or dropped without a look at any destination."""
+    for part, other in (("sources", "destinations"), ("destinations", "sources")):
+        for file in (ROOT / part).rglob("*.py"):
+            found = [module for module in imports(file) if module.startswith(f"refloat.{other}")]
+            assert not found, f"{file}: {found}"
 
 
 def test_only_jobs_knows_the_engine() -> None:

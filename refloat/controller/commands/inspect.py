@@ -23,16 +23,14 @@ from refloat.controller.requests import read_inspect_request, use_system_modules
 def run(paths: Paths, _arguments: list[str], progress: Callable[[dict[str, Any]], None]) -> Any:
     disks, bus, nic = read_inspect_request(sys.stdin.buffer)
     use_system_modules()
-    from refloat.guest.cow import cow_view
+    from refloat.guest.cow import cow_views
     from refloat.guest.inspect import inspect
 
     # Held against syncs, which would move the replica under the views.
     with locked(paths.sync_lock, "a sync"), ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=paths.scratch)))
-        views = {}
-        for disk in disks:
-            progress({"phase": "inspecting", "message": f"opening a view of {disk.key}"})
-            device, _ = find_disk(paths, disk.serial)
-            views[disk.key] = stack.enter_context(cow_view(device, scratch / disk.key))
+        progress({"phase": "inspecting", "message": f"opening views of {len(disks)} disks"})
+        devices = {disk.key: find_disk(paths, disk.serial)[0] for disk in disks}
+        views = stack.enter_context(cow_views(devices, scratch / "views"))
         os.environ["TMPDIR"] = str(scratch)
         return encode(inspect(views, tuple(disk.key for disk in disks), bus, nic))

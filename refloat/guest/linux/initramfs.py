@@ -157,8 +157,9 @@ def addition(
 ) -> Addition | None:
     """The archive to append to the initramfs at `path`, or None if it lacks nothing.
 
-        `needed` modules must end up in it, and those of them in `force` are loaded without being asked
-    X
+    `needed` modules must end up in it, and those of them in `force` are loaded without being asked for.
+    `welcome` ones are added where the kernel has them. `mend` gives the new text of a configuration file
+    in it. Raises BrokenInitramfs, ModuleMissing.
     """
     with tempfile.TemporaryDirectory(prefix="refloat-initramfs-") as name:
         work = Path(name)

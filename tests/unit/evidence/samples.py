@@ -310,7 +310,7 @@ def _save_records(store: Store, job_id: str) -> None:
         "plan": plan(job_id),
         "hardware": CONTROLLER,
         "rollback_points": points,
-        "adaptation": Adaptation(caps, CHANGES),
+        "adaptation": Adaptation(caps, CHANGES, FACTS),
         "promoted": RECOVERED,
         "findings": Findings((seen,), (probe,)),
         "reports": REPORTS,

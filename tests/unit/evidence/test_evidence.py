@@ -152,7 +152,7 @@ def test_hostile_text_stays_text(store: Store, tmp_path: Path) -> None:
     )
     store.save(job.id, "reports", (report,))
     change = replace(samples.CHANGES[0], path=HOSTILE, diff=HOSTILE, reason=HOSTILE)
-    store.save(job.id, "adaptation", model.Adaptation(_caps(), (change,)))
+    store.save(job.id, "adaptation", model.Adaptation(_caps(), (change,), samples.FACTS))
     html = page(bundle(store, job.id, tmp_path))
     parsed = Page(html)
     assert "script" not in {tag for tag, _ in parsed.tags}

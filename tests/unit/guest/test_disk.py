@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from refloat.guest.disk import find_filesystems, flush, mounted_system
 from refloat.guest.inspect import inspect
 from refloat.guest.linux import storage
 from refloat.guest.tree import GuestFileError, Meta
-from refloat.model import DiskBus, NicModel
+from refloat.model import DiskBus, GuestFacts, NicModel
 from tests.unit.guest.guests import DATA_UUID, ORDER, ROOT_UUID, SWAP_UUID, make_guest, request
 
 START = 1024 * 1024
@@ -155,6 +157,53 @@ def test_other_disks_than_inspected_are_refused(disks: dict[str, str], tmp_path:
     with pytest.raises(Refused, match="not the filesystem that was inspected"):
         adapt(request(facts), disks, facts, tmp_path / "run", quiet)
     assert digest(disks["disk-a"]) == changed
+
+
+def test_a_guest_that_ran_on_since_its_inspection_is_looked_at_again(
+    disks: dict[str, str], tmp_path: Path
+) -> None:
+    facts = inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
+    with _root(disks, facts, tmp_path) as root:
+        text = (root / "etc/fstab").read_text()
+        (root / "etc/fstab").write_text(f"{text}/dev/sdb1 /srv ext4 defaults 0 2\n")
+        kernel = root / facts.kernels[0].initramfs.lstrip("/")
+        kernel.write_bytes(kernel.read_bytes() + bytes(512))
+    done = adapt(request(facts), disks, facts, tmp_path / "run", quiet)
+    assert len(done.facts.unstable_names) == len(facts.unstable_names) + 1
+    assert done.facts.kernels[0].stamp != facts.kernels[0].stamp
+    assert f"UUID={DATA_UUID} /srv" in next(c.diff for c in done.changes if c.path == "/etc/fstab")
+
+
+def test_trouble_since_the_inspection_is_refused_before_any_change(
+    disks: dict[str, str], tmp_path: Path
+) -> None:
+    facts = inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
+    with _root(disks, facts, tmp_path) as root:
+        (root / "boot/grub/grub.cfg").unlink()
+    with pytest.raises(Refused, match="only GRUB 2"):
+        adapt(request(facts), disks, facts, tmp_path / "run", quiet)
+    assert not (tmp_path / "run/journal.jsonl").exists()
+
+
+def test_a_system_that_mounts_its_boot_from_elsewhere_by_now_is_refused(
+    disks: dict[str, str], tmp_path: Path
+) -> None:
+    facts = inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
+    with _root(disks, facts, tmp_path) as root:
+        text = (root / "etc/fstab").read_text()
+        (root / "etc/fstab").write_text(f"/dev/sdb1 /boot ext4 defaults 0 2\n{text}")
+    with pytest.raises(Refused, match="mounted elsewhere than when the guest was inspected"):
+        adapt(request(facts), disks, facts, tmp_path / "run", quiet)
+
+
+@contextmanager
+def _root(disks: dict[str, str], facts: GuestFacts, tmp_path: Path) -> Iterator[Path]:
+    """The guest's root, to be changed as its own users would."""
+    _run("mount", "-o", f"loop,offset={START}", disks[facts.root.disk], str(tmp_path / "empty"))
+    try:
+        yield tmp_path / "empty"
+    finally:
+        _run("umount", str(tmp_path / "empty"))
 
 
 def test_flush_takes_files_and_devices(disks: dict[str, str]) -> None:
