@@ -14,7 +14,6 @@ from dataclasses import replace
 import libvirt
 
 from refloat.destinations.base import Channel
-from refloat.destinations.libvirt_connection import Connection, libvirt_errors
 from refloat.destinations.libvirt_console import open_channel, take_screenshot
 from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_layers import Layers
@@ -30,6 +29,7 @@ from refloat.destinations.libvirt_spec import (
 )
 from refloat.destinations.libvirt_volumes import VolumePool
 from refloat.errors import Failed, NotFound, Refused
+from refloat.libvirt_connection import Connection, libvirt_errors
 from refloat.model import (
     AttachedDisk,
     AttachedNic,

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 
 import libvirt
 
-from refloat.destinations.libvirt_connection import libvirt_errors
 from refloat.errors import Failed, Unreachable
+from refloat.libvirt_connection import libvirt_errors
 
 _POLL = 0.1  # seconds
 _CHUNK = 64 << 10

@@ -8,11 +8,11 @@ from functools import partial
 
 import libvirt
 
-from refloat.destinations.libvirt_connection import Connection, is_connection_error, libvirt_errors
 from refloat.destinations.libvirt_live import is_closed, parse_nics
 from refloat.destinations.libvirt_spec import DomainSpec
 from refloat.destinations.libvirt_xml import parse_domain, render_domain
 from refloat.errors import Failed, Refused
+from refloat.libvirt_connection import Connection, is_connection_error, libvirt_errors
 from refloat.model import PowerState
 
 _POWER_BUTTON = libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN

@@ -18,12 +18,12 @@ from dataclasses import replace
 
 import libvirt
 
-from refloat.destinations.libvirt_connection import libvirt_errors
 from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_live import LiveDisk, attached_paths, parse_disks
 from refloat.destinations.libvirt_spec import DiskSpec, DomainSpec
 from refloat.destinations.libvirt_volumes import VolumePool
 from refloat.errors import Failed, Refused
+from refloat.libvirt_connection import libvirt_errors
 from refloat.model import PowerState, RollbackPoint
 
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import libvirt
 
-from refloat.destinations.libvirt_connection import Connection, libvirt_errors
 from refloat.errors import Failed, NotFound, Refused
+from refloat.libvirt_connection import Connection, libvirt_errors
 
 T = TypeVar("T")
 

@@ -13,7 +13,6 @@ import libvirt
 
 from refloat.command import run
 from refloat.destinations.libvirt import LibvirtDestination
-from refloat.destinations.libvirt_connection import Connection, libvirt_errors, translate
 from refloat.errors import NotFound, Refused
 from refloat.estate import load_estate
 from refloat.lab.domains import controller_spec, source_xml
@@ -22,6 +21,7 @@ from refloat.lab.hub import hub_pid, start_hub, stop_hub
 from refloat.lab.images import InjectedFile, SourceImages, both_images, personalise
 from refloat.lab.layout import SOURCE_ADDRESS, Lab
 from refloat.lab.waiting import wait_for_banner, wait_for_sync
+from refloat.libvirt_connection import Connection, libvirt_errors, translate
 from refloat.model import PowerState
 from refloat.platforms import Platforms
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import libvirt
 
-from refloat.destinations.libvirt_connection import Connection, libvirt_errors
 from refloat.errors import Failed, RefloatError, Refused
+from refloat.libvirt_connection import Connection, libvirt_errors
 from refloat.model import PowerState, SourceVM
 from refloat.sources.base import ChangeSet, DiskReader
 from refloat.sources.libvirt_backup import (

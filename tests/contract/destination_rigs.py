@@ -19,10 +19,10 @@ import libvirt
 
 from refloat.destinations.base import Destination
 from refloat.destinations.libvirt import LibvirtDestination
-from refloat.destinations.libvirt_connection import Connection
 from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_live import parse_disks
 from refloat.destinations.libvirt_xml import DiskSpec, DomainSpec, DomainType, NetworkAttach, NicSpec
+from refloat.libvirt_connection import Connection
 from refloat.model import AttachedDisk
 
 URI = os.environ.get("REFLOAT_TEST_LIBVIRT", "qemu:///system")

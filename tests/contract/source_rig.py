@@ -12,7 +12,7 @@ from pathlib import Path
 import libvirt
 import libvirt_qemu
 
-from refloat.destinations.libvirt_connection import Connection
+from refloat.libvirt_connection import Connection
 from refloat.model import PowerState
 from refloat.sources.base import DiskReader
 from refloat.sources.libvirt import LibvirtSource

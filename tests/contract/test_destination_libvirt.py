@@ -12,7 +12,6 @@ import libvirt
 import pytest
 
 from refloat.destinations.libvirt import LibvirtDestination, usable_domain_type
-from refloat.destinations.libvirt_connection import Connection
 from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_layers import Layers, layer_path
 from refloat.destinations.libvirt_live import is_closed, parse_disks, parse_nics
@@ -20,6 +19,7 @@ from refloat.destinations.libvirt_volumes import VolumePool
 from refloat.destinations.libvirt_xml import DomainType
 from refloat.errors import Refused, Unreachable
 from refloat.lab.source_domain import render_source
+from refloat.libvirt_connection import Connection
 from refloat.model import AttachedNic, Firmware, PowerState
 from tests.contract.destination_rigs import URI, LibvirtRig, libvirt_missing, libvirt_pool, qemu_img
 

@@ -8,7 +8,6 @@ import zlib
 import libvirt
 import pytest
 
-from refloat.destinations.libvirt_connection import translate
 from refloat.destinations.libvirt_console import png_from_ppm
 from refloat.destinations.libvirt_live import (
     BlockJob,
@@ -21,6 +20,7 @@ from refloat.destinations.libvirt_live import (
 )
 from refloat.destinations.libvirt_volumes import parse_volume
 from refloat.errors import Failed, NotFound, Unreachable
+from refloat.libvirt_connection import translate
 
 LIVE = """
 <domain type='qemu' id='7' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
