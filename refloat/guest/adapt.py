@@ -6,23 +6,23 @@ journal of all runs lists each change once.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from refloat.codec import decode, encode
 from refloat.durable import write_durably
-from refloat.errors import Failed, Refused
+from refloat.errors import Refused
 from refloat.guest.disk import SYSTEM_MOUNTS, Found, find_filesystems, flush, mounted_system
-from refloat.guest.families import DISK_MODULES, FAMILIES, Family, needed_modules
+from refloat.guest.families import FAMILIES, Family
 from refloat.guest.firstboot.staging import network_paths, staging
-from refloat.guest.inspect import FSTAB, RESUME, examine, place
+from refloat.guest.inspect import examine, place
 from refloat.guest.journal import Journal
-from refloat.guest.linux import boot, initramfs, network, storage
-from refloat.guest.linux.modules import KernelModules
+from refloat.guest.linux import boot, kernels, storage
+from refloat.guest.linux.edits import Progress
+from refloat.guest.linux.network import ifupdown
+from refloat.guest.linux.storage import FSTAB
 from refloat.guest.tree import Tree
 from refloat.model import (
     Adaptation,
@@ -31,14 +31,6 @@ from refloat.model import (
     GuestFacts,
     Remediation,
 )
-
-# What is told while it works: the name of the step, and its figures.
-Progress = Callable[[str, dict[str, object]], None]
-
-_MODULES_FILE = "/etc/initramfs-tools/modules"
-# Added besides what the destination needs, where the guest's kernel has them: the guest can then be
-# moved between virtio buses without another adaptation.
-_WELCOME = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "sd_mod")
 
 
 def adapt(
@@ -73,10 +65,10 @@ def change(
     """Every change to a mounted guest, in the order in which a half-done one does the least harm."""
     family = check(facts)
     names = storage.DeviceNames([disk.key for disk in request.disks], facts.filesystems)
-    storage_names(tree, journal, names, progress)
-    boot_loader(tree, journal, family, names, progress)
-    drivers(tree, journal, facts, request, names, progress)
-    persistence(tree, journal, request, progress)
+    storage.change(tree, journal, names, progress)
+    boot.change(tree, journal, family, names, progress)
+    kernels.drivers(tree, journal, facts, request, names, progress)
+    kernels.persistence(tree, journal, request, progress)
     first_boot(tree, journal, request, facts, progress)
 
 
@@ -140,80 +132,11 @@ def _changed(what: str) -> Refused:
 # ---------------------------------------------------------------- the changes, in their order
 
 
-def storage_names(tree: Tree, journal: Journal, names: storage.DeviceNames, progress: Progress) -> None:
-    old = tree.read_text(FSTAB)
-    done = storage.rewrite_fstab(old, names)
-    edits = _rewrite(journal, FSTAB, old, done, "names that follow the disk bus become UUIDs")
-    progress("storage", {"edits": edits})
-
-
-def boot_loader(
-    tree: Tree, journal: Journal, family: Family, names: storage.DeviceNames, progress: Progress
-) -> None:
-    old = tree.read_text(family.grub_cfg)
-    done = boot.rewrite_grub_cfg(old, names, family.grub_cfg)
-    edits = _rewrite(journal, family.grub_cfg, old, done, "each kernel is told its root filesystem by UUID")
-    old = tree.read_optional(boot.GRUB_DEFAULTS)
-    done = boot.rewrite_grub_defaults(old, names)
-    edits += _rewrite(journal, boot.GRUB_DEFAULTS, old, done, "the next update-grub keeps to UUIDs")
-    old = tree.read_optional(RESUME)
-    done = boot.rewrite_resume(old, names, RESUME)
-    edits += _rewrite(journal, RESUME, old, done, "the swap device is named by UUID")
-    progress("boot", {"edits": edits})
-
-
-def drivers(
-    tree: Tree,
-    journal: Journal,
-    facts: GuestFacts,
-    request: AdaptRequest,
-    names: storage.DeviceNames,
-    progress: Progress,
-) -> None:
-    """Appends to every kernel's initramfs what it lacks."""
-    for kernel in facts.kernels:
-        addition = initramfs.addition(
-            tree,
-            kernel.initramfs,
-            KernelModules(tree, kernel.version),
-            needed=needed_modules(request.disk_bus, request.nic_model),
-            force=DISK_MODULES[request.disk_bus],
-            welcome=_WELCOME,
-            mend=lambda path, text: boot.rewrite_resume(text, names, path).text,
-        )
-        if addition is not None:
-            size, digest = _fingerprint(tree, kernel.initramfs)
-            journal.extend(
-                kernel.initramfs,
-                addition.tail,
-                f"drivers appended: {' '.join(addition.added)}",
-                expect_size=size,
-                expect_sha256=digest,
-            )
-        progress("initramfs", {"kernel": kernel.version, "added": len(addition.added) if addition else 0})
-
-
-def persistence(tree: Tree, journal: Journal, request: AdaptRequest, progress: Progress) -> None:
-    """The next kernel update builds a new initramfs, which has to hold the same drivers."""
-    if not tree.is_directory("/etc/initramfs-tools"):
-        return
-    old = tree.read_optional(_MODULES_FILE)
-    listed = {line.split()[0] for line in old.splitlines() if line.split()}
-    lines = [name for name in needed_modules(request.disk_bus, request.nic_model) if name not in listed]
-    if lines:
-        glue = "" if not old or old.endswith("\n") else "\n"
-        block = "# Drivers for the virtual hardware since the recovery by Refloat.\n"
-        text = old + glue + block + "".join(f"{name}\n" for name in lines)
-        expect = old if tree.is_file(_MODULES_FILE) else None
-        journal.write_text(_MODULES_FILE, text, "drivers in every future initramfs", expect=expect)
-    progress("persistence", {"modules": len(lines)})
-
-
 def first_boot(
     tree: Tree, journal: Journal, request: AdaptRequest, facts: GuestFacts, progress: Progress
 ) -> None:
     """The units come last: a guest that was only half adapted has nothing that would run in it."""
-    files = network_paths(tree, network.ifupdown_files(tree))
+    files = network_paths(tree, ifupdown.ifupdown_files(tree))
     staged = staging(request, files, facts.nics)
     for path in staged.directories:
         journal.directory(path, "holds first-boot files")
@@ -225,22 +148,6 @@ def first_boot(
 
 
 # ---------------------------------------------------------------- small things
-
-
-def _rewrite(journal: Journal, path: str, old: str, done: storage.Rewritten, reason: str) -> int:
-    """Writes a text after its edits; returns their number."""
-    if done.problems:
-        raise Failed(
-            "; ".join(done.problems), code="guest_names", hint="the guest differs from what was inspected"
-        )
-    if done.edits:
-        journal.write_text(path, done.text, reason, expect=old)
-    return len(done.edits)
-
-
-def _fingerprint(tree: Tree, path: str) -> tuple[int, str]:
-    with tree.open(path) as fd, open(f"/proc/self/fd/{fd}", "rb") as handle:
-        return os.fstat(fd).st_size, hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _caps(request: AdaptRequest, facts: GuestFacts) -> GuestCaps:

@@ -63,6 +63,7 @@ DISK_MODULES: Mapping[DiskBus, tuple[str, ...]] = {
     DiskBus.VIRTIO_SCSI: ("virtio_pci", "virtio_scsi", "sd_mod"),
     DiskBus.PVSCSI: ("vmw_pvscsi", "sd_mod"),
     DiskBus.SATA: ("ahci", "sd_mod"),
+    DiskBus.NVME: ("nvme",),
 }
 NIC_MODULES: Mapping[NicModel, tuple[str, ...]] = {
     NicModel.VIRTIO: ("virtio_pci", "virtio_net"),

@@ -11,31 +11,77 @@ from refloat.model.hardware import DiskBus, Firmware, NicModel
 class NicMethod(StrEnum):
     STATIC = "static"
     DHCP = "dhcp"
+    AUTO = "auto"  # IPv6 only: router advertisements
     NONE = "none"
+
+
+class LinkKind(StrEnum):
+    ETHERNET = "ethernet"
+    VLAN = "vlan"
+    BOND = "bond"
+    BRIDGE = "bridge"
+
+
+@dataclass(frozen=True)
+class Route:
+    """`to` is a network with prefix, or "default"; `via` is empty for a route on the link itself."""
+
+    to: str
+    via: str = ""
+    metric: int | None = None
 
 
 @dataclass(frozen=True)
 class NicConfig:
-    """One interface as the guest's own files (or the operator) configure it."""
+    """One interface as the guest's own files (or the operator) configure it.
+
+    `method` is that of IPv4, `method6` that of IPv6; `addresses`, `dns` and `routes` hold both families.
+    A VLAN, bond or bridge names the interfaces below it in `members`.
+    """
 
     name: str
     method: NicMethod
-    addresses: tuple[str, ...] = ()  # with prefix: "10.20.30.40/24"
+    addresses: tuple[str, ...] = ()  # with prefix: "10.20.30.40/24", "fd00::5/64"
     gateway: str = ""
     dns: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+    method6: NicMethod = NicMethod.NONE
+    gateway6: str = ""
+    routes: tuple[Route, ...] = ()
+    mtu: int | None = None
+    kind: LinkKind = LinkKind.ETHERNET
+    members: tuple[str, ...] = ()
+    vlan_id: int | None = None
+    bond_mode: str = ""
+    mac: str = ""  # where the guest's files tie this configuration to an adapter's address
+    sources: tuple[str, ...] = ()  # the guest's files that say so
+
+
+@dataclass(frozen=True)
+class Mount:
+    """Where the guest's fstab mounts a filesystem; `subvolume` is btrfs' path, or "subvolid=N"."""
+
+    point: str
+    subvolume: str = ""
 
 
 @dataclass(frozen=True)
 class GuestFilesystem:
-    """A filesystem found on the guest's disks. `disk` is the source disk's key, `partition` 0 for none."""
+    """A filesystem (or swap area) found on the guest's disks.
+
+    It lies on partition `partition` (0: none, the whole disk) of the source disk with the key `disk`;
+    or on a device that the guest's kernel makes of such parts, and `volume` is its name: "/dev/vg0/root",
+    "/dev/md/0", "/dev/mapper/luks-root". `disk` and `partition` are then those of its first part.
+    """
 
     disk: str
     partition: int
     kind: str
     uuid: str
     label: str = ""
-    mountpoint: str = ""  # from the guest's fstab; empty where it names none
+    mountpoint: str = ""  # the first of `mounts`; empty where fstab names none
+    volume: str = ""
+    mounts: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True)

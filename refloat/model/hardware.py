@@ -22,6 +22,7 @@ class DiskBus(StrEnum):
     VIRTIO_SCSI = "virtio-scsi"
     PVSCSI = "pvscsi"
     SATA = "sata"
+    NVME = "nvme"
 
 
 class NicModel(StrEnum):
@@ -44,9 +45,12 @@ class SourceDisk:
 
 @dataclass(frozen=True)
 class SourceNic:
+    """`guest_name` is what the guest's kernel calls it at the source, where the slot tells: "ens192"."""
+
     mac: str
     model: NicModel
     network: str
+    guest_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,15 @@ class Decision:
 
 
 class NetworkMode(StrEnum):
+    """What becomes of an adapter's configuration in the guest.
+
+    restore: as it was at the source; readdress: static, with other addresses; dhcp: by DHCP, whatever it
+    was; preserve: the guest's networking is not rewritten.
+    """
+
     RESTORE = "restore"
+    READDRESS = "readdress"
+    DHCP = "dhcp"
     PRESERVE = "preserve"
 
 
@@ -73,6 +81,7 @@ class PlannedNic:
     mode: NetworkMode
     config: NicConfig | None
     reason: str
+    pin: str = ""  # the old interface name that is tied to `mac`, so that an untouched configuration holds
 
 
 @dataclass(frozen=True)
@@ -116,3 +125,5 @@ class AdaptRequest:
     secrets: Secrets
     channel: str
     report_deadline: int
+    serial_console: bool = False  # add one to the kernel's command line where there is none
+    luks_keys: dict[str, str] = field(default_factory=dict, repr=False)  # container's UUID: passphrase

@@ -10,32 +10,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from refloat.guest.journal import Journal
+from refloat.guest.linux.edits import Edit, Progress, Rewritten, rewrite
+from refloat.guest.notes import Notes
+from refloat.guest.tree import Tree
 from refloat.model import GuestFilesystem
+
+FSTAB = "/etc/fstab"
+CRYPTTAB = "/etc/crypttab"
 
 # The kernel numbers disks of each naming scheme from a. A guest has one scheme for all its disks.
 _KERNEL_NAME = re.compile(r"/dev/(?:sd|vd|xvd|hd)([a-z])(\d*)$")
 # Follow the bus or the hypervisor's serial numbers: nothing on the disk itself tells what they mean.
 _UNMAPPABLE = re.compile(r"/dev/disk/by-(?:path|id)/")
 _QUIET_OPTIONS = frozenset({"noauto", "nofail"})
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One name replaced: line number from 1, the old name and the new one."""
-
-    line: int
-    old: str
-    new: str
-
-
-@dataclass(frozen=True)
-class Rewritten:
-    """A text after its edits; `problems` say which names could not be mapped, `warnings` are harmless."""
-
-    text: str
-    edits: tuple[Edit, ...] = ()
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,3 +152,15 @@ def crypttab_problems(text: str) -> tuple[str, ...]:
         if len(fields) > 1 and not fields[0].startswith("#") and _KERNEL_NAME.match(fields[1]):
             found.append(f"/etc/crypttab:{number}: {fields[1]} is encrypted and named by its bus")
     return tuple(found)
+
+
+def look(tree: Tree, names: DeviceNames, notes: Notes) -> None:
+    notes.take(FSTAB, rewrite_fstab(tree.read_text(FSTAB), names))
+    notes.problems += crypttab_problems(tree.read_optional(CRYPTTAB))
+
+
+def change(tree: Tree, journal: Journal, names: DeviceNames, progress: Progress) -> None:
+    old = tree.read_text(FSTAB)
+    done = rewrite_fstab(old, names)
+    edits = rewrite(journal, FSTAB, old, done, "names that follow the disk bus become UUIDs")
+    progress("storage", {"edits": edits})

@@ -20,7 +20,7 @@ import pytest
 from refloat.errors import Refused
 from refloat.guest.firstboot.staging import Staging, staging
 from refloat.guest.inspect import examine
-from refloat.guest.linux import network
+from refloat.guest.linux.network import ifupdown
 from refloat.guest.tree import Tree
 from refloat.model import DiskBus, NicModel
 from tests.unit.guest.guests import MAC, ORDER, TOKEN, found, make_guest, request
@@ -34,7 +34,7 @@ def stage(root: Path, **changes: Any) -> Staging:
     """Puts into `root` what adapt would, with the channel as a file of the test's own."""
     with Tree(root) as tree:
         facts = examine(tree, found(tree), ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
-        files = network.ifupdown_files(tree)
+        files = ifupdown.ifupdown_files(tree)
     staged = staging(request(facts, **changes), files, facts.nics)
     for path in staged.directories:
         (root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from refloat.guest.linux import network
+from refloat.guest.linux.network import ifupdown
 from refloat.guest.linux.render.ifupdown import placeholder, render
 from refloat.guest.tree import Tree
 from refloat.model import NicConfig, NicMethod
@@ -34,7 +34,7 @@ iface bond0 inet dhcp
 
 
 def test_addresses_count_for_the_nic_that_carries_them() -> None:
-    nics = {nic.name: nic for nic in network.ifupdown_nics({"x": STACKED})}
+    nics = {nic.name: nic for nic in ifupdown.ifupdown_nics({"x": STACKED})}
     assert list(nics) == ["ens161", "ens192", "ens224", "ens256", "ens1024"]
     assert nics["ens192"] == NicConfig(
         "ens192",
@@ -46,16 +46,17 @@ def test_addresses_count_for_the_nic_that_carries_them() -> None:
     assert nics["ens224"].addresses == ("192.0.2.2/24",)
     assert nics["ens256"].method is NicMethod.DHCP
     assert nics["ens1024"].method is NicMethod.NONE
-    assert network.pinned_addresses({"x": STACKED}) == ("x: hwaddress ether 00:50:56:00:00:01",)
+    assert ifupdown.pinned_addresses({"x": STACKED}) == ("x: hwaddress ether 00:50:56:00:00:01",)
 
 
 @pytest.mark.parametrize("text", ["", "iface", "iface\niface lo inet", "address 1", "auto", "iface x\n\\"])
 def test_unusual_files_are_no_error(text: str) -> None:
-    network.ifupdown_nics({"x": text})
+    ifupdown.ifupdown_nics({"x": text})
 
 
 def test_stacking_in_a_circle_ends() -> None:
-    network.ifupdown_nics({"x": "iface a inet manual\nbridge_ports b\niface b inet manual\nbridge_ports a\n"})
+    text = "iface a inet manual\nbridge_ports b\niface b inet manual\nbridge_ports a\n"
+    ifupdown.ifupdown_nics({"x": text})
 
 
 def test_sourced_files(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_sourced_files(tmp_path: Path) -> None:
     for name in ("ok", "not.ok"):
         (base / "more" / name).write_text("# empty\n")
     with Tree(tmp_path) as tree:
-        files = network.ifupdown_files(tree)
+        files = ifupdown.ifupdown_files(tree)
     assert list(files) == [
         f"/etc/network/{name}"
         for name in ("interfaces", "interfaces.d/a.cfg", "interfaces.d/b.cfg", "more/ok")
@@ -82,7 +83,7 @@ def test_source_cannot_climb_out(tmp_path: Path) -> None:
     (tmp_path / "guest/etc/network").mkdir(parents=True)
     (tmp_path / "guest/etc/network/interfaces").write_text("source ../../../outside/*\n")
     with Tree(tmp_path / "guest") as tree:
-        assert list(network.ifupdown_files(tree)) == ["/etc/network/interfaces"]
+        assert list(ifupdown.ifupdown_files(tree)) == ["/etc/network/interfaces"]
 
 
 def test_render_replaces_names_and_nothing_else() -> None:
@@ -113,6 +114,6 @@ def test_render_replaces_names_and_nothing_else() -> None:
 
 def test_resolver_speaks_for_the_nic_with_the_gateway() -> None:
     text = "iface a inet static\naddress 1.1.1.1/8\niface b inet static\naddress 2.2.2.2/8\ngateway 2.0.0.1\n"
-    first, second = network.ifupdown_nics({"x": text}, "nameserver 9.9.9.9\n")
+    first, second = ifupdown.ifupdown_nics({"x": text}, "nameserver 9.9.9.9\n")
     assert first.dns == ()
     assert second.dns == ("9.9.9.9",)

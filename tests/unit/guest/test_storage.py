@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refloat.guest.linux import boot, storage
+from refloat.guest.linux import storage
+from refloat.guest.linux.boot import grub
 from refloat.guest.linux.storage import DeviceNames
 from refloat.model import GuestFilesystem
 from tests.unit.guest.guests import DATA_UUID, ORDER, ROOT_UUID, SWAP_UUID, filesystems
@@ -102,8 +103,8 @@ def test_texts_without_device_names_stay(text: str) -> None:
     if "/dev/" in text or "GRUB_DISABLE" in text:
         return
     assert storage.rewrite_fstab(text, NAMES).text == text
-    assert boot.rewrite_grub_cfg(text, NAMES).text == text
-    assert boot.rewrite_grub_defaults(text, NAMES).text == text
+    assert grub.rewrite_grub_cfg(text, NAMES).text == text
+    assert grub.rewrite_grub_defaults(text, NAMES).text == text
 
 
 _ARGUMENTS = st.lists(
@@ -121,14 +122,14 @@ def test_grub_arguments(arguments: list[str], keyword: str, blank: str) -> None:
         else argument
         for argument in arguments
     ]
-    done = boot.rewrite_grub_cfg(line, NAMES)
+    done = grub.rewrite_grub_cfg(line, NAMES)
     assert done.text == f"\t{keyword}{blank}/boot/vmlinuz-1 " + blank.join(wanted)
     assert len(done.edits) == sum(one != two for one, two in zip(arguments, wanted, strict=True))
 
 
 @pytest.mark.parametrize("line", ["echo root=/dev/sda1", "# linux root=/dev/sda1", "set root='hd0,msdos1'"])
 def test_grub_lines_that_start_nothing_stay(line: str) -> None:
-    assert boot.rewrite_grub_cfg(line, NAMES).text == line
+    assert grub.rewrite_grub_cfg(line, NAMES).text == line
 
 
 @pytest.mark.parametrize(
@@ -144,11 +145,11 @@ def test_grub_lines_that_start_nothing_stay(line: str) -> None:
     ],
 )  # fmt: skip
 def test_grub_defaults(old: str, new: str) -> None:
-    assert boot.rewrite_grub_defaults(old, NAMES).text == new
+    assert grub.rewrite_grub_defaults(old, NAMES).text == new
 
 
 def test_unknown_root_in_grub_is_a_problem() -> None:
-    done = boot.rewrite_grub_cfg("linux /vmlinuz root=/dev/sdq1\n", NAMES)
+    done = grub.rewrite_grub_cfg("linux /vmlinuz root=/dev/sdq1\n", NAMES)
     assert done.problems and not done.edits
 
 

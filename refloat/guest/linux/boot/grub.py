@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from refloat.guest.linux.storage import DeviceNames, Edit, Rewritten
+from refloat.guest.linux.edits import Edit, Rewritten
+from refloat.guest.linux.storage import DeviceNames
 
 # Kernel arguments whose value is a device.
 _ARGUMENT = re.compile(r"(?<![^\s\"'])(root|resume)=(/dev/[^\s\"']+)")
