@@ -32,7 +32,8 @@ ET.register_namespace("qemu", QEMU_NS)
 
 _NIC_MODELS = {NicModel.VIRTIO: "virtio", NicModel.VMXNET3: "vmxnet3", NicModel.E1000E: "e1000e"}
 _SCSI_MODELS = {DiskBus.VIRTIO_SCSI: "virtio-scsi", DiskBus.PVSCSI: "vmpvscsi"}
-_TARGETS = {
+# What libvirt can attach: it has no NVMe disks of its own.
+DISK_TARGETS = {
     DiskBus.VIRTIO_BLK: ("virtio", "vd"),
     DiskBus.SATA: ("sata", "sd"),
     DiskBus.VIRTIO_SCSI: ("scsi", "sd"),
@@ -121,13 +122,23 @@ def device_letters(index: int) -> str:
     return letters
 
 
+def _target(bus: DiskBus) -> tuple[str, str]:
+    if bus not in DISK_TARGETS:
+        raise Refused(
+            f"libvirt cannot attach a disk by {bus}",
+            code="disk_bus",
+            hint=f"choose one of {', '.join(sorted(DISK_TARGETS))}",
+        )
+    return DISK_TARGETS[bus]
+
+
 def _render_disks(devices: ET.Element, disks: tuple[DiskSpec, ...]) -> None:
     controllers = [bus for bus in _SCSI_MODELS if any(disk.bus is bus for disk in disks)]
     for index, disk in enumerate(disks):
         element = _add(devices, "disk", type="file", device="disk")
         _add(element, "driver", name="qemu", type=disk.format, discard="unmap")
         _add(element, "source", file=disk.volume)
-        bus, prefix = _TARGETS[disk.bus]
+        bus, prefix = _target(disk.bus)
         # The letter counts over all buses: it alone carries the order, as libvirt groups disks by bus.
         _add(element, "target", dev=prefix + device_letters(index), bus=bus)
         _add(element, "serial", disk.serial)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refloat.destinations.libvirt_xml import (
+    DISK_TARGETS,
     DiskSpec,
     DomainSpec,
     DomainType,
@@ -65,7 +66,7 @@ nics = st.lists(
     unique_by=lambda nic: nic.mac,
 )
 disks = st.lists(
-    st.builds(DiskSpec, words, words, st.sampled_from(("raw", "qcow2")), st.sampled_from(DiskBus)),
+    st.builds(DiskSpec, words, words, st.sampled_from(("raw", "qcow2")), st.sampled_from(sorted(DISK_TARGETS))),
     max_size=30,
 )
 specs = st.builds(
