@@ -66,7 +66,9 @@ nics = st.lists(
     unique_by=lambda nic: nic.mac,
 )
 disks = st.lists(
-    st.builds(DiskSpec, words, words, st.sampled_from(("raw", "qcow2")), st.sampled_from(sorted(DISK_TARGETS))),
+    st.builds(
+        DiskSpec, words, words, st.sampled_from(("raw", "qcow2")), st.sampled_from(sorted(DISK_TARGETS))
+    ),
     max_size=30,
 )
 specs = st.builds(
