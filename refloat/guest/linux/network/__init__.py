@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from refloat.guest.families import ALL_STACKS, IFUPDOWN, Family, NetworkStack
 from refloat.guest.linux.network import ifupdown
 from refloat.guest.notes import Notes
@@ -35,3 +37,14 @@ def _is_used(tree: Tree, stack: NetworkStack) -> bool:
         for path in stack.evidence
         for name in tree.listdir(path)
     )
+
+
+def files(tree: Tree, stack: str) -> dict[str, str]:
+    """The guest's files of this stack: real path -> text, in the order of reading."""
+    raise NotImplementedError
+
+
+def names_used(files: Mapping[str, str], stack: str) -> tuple[str, ...]:
+    """The names of physical interfaces on which the configuration depends. None for an interface that
+    is found by its MAC or by a pattern."""
+    raise NotImplementedError

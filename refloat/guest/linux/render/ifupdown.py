@@ -9,6 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from refloat.guest.linux.render.types import placeholder
+
+__all__ = ("placeholder", "render")
+
 # Lines whose words may be names of interfaces. Commands are among them: "up ip route add ... dev ens192".
 _KEYWORDS = frozenset(
     {
@@ -17,11 +21,6 @@ _KEYWORDS = frozenset(
         "up", "down", "pre-up", "post-up", "pre-down", "post-down",
     }
 )  # fmt: skip
-
-
-def placeholder(index: int) -> str:
-    """What stands for the live name of the plan's NIC number `index`."""
-    return f"@REFLOAT_NIC_{index}@"
 
 
 def render(files: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
