@@ -19,9 +19,10 @@ from refloat.guest.families import FAMILIES, Family
 from refloat.guest.firstboot.staging import network_paths, staging
 from refloat.guest.inspect import examine, place
 from refloat.guest.journal import Journal
-from refloat.guest.linux import boot, kernels, storage
+from refloat.guest.linux import boot, guards, kernels, storage
 from refloat.guest.linux.edits import Progress
 from refloat.guest.linux.network import ifupdown
+from refloat.guest.linux.selinux import labels
 from refloat.guest.linux.storage import FSTAB
 from refloat.guest.tree import Tree
 from refloat.model import (
@@ -52,7 +53,7 @@ def adapt(
     with mounted_system(found, run_dir / "mnt", writable=True) as tree:
         facts = _facts_before(run_dir, lambda: _look_again(tree, found, request, facts))
         check(facts)
-        journal = Journal(run_dir, tree)
+        journal = Journal(run_dir, tree, labels=labels(tree))
         change(tree, journal, request, facts, progress)
     progress("flush", {"changes": len(journal.changes())})
     flush(devices)
@@ -69,6 +70,7 @@ def change(
     boot.change(tree, journal, family, names, progress)
     kernels.drivers(tree, journal, facts, request, names, progress)
     kernels.persistence(tree, journal, request, progress)
+    guards.change(tree, journal, request, progress)
     first_boot(tree, journal, request, facts, progress)
 
 

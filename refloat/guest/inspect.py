@@ -19,8 +19,9 @@ from refloat.guest.families import (
     family_of,
     needed_modules,
     parse_os_release,
+    unsupported,
 )
-from refloat.guest.linux import boot, kernels, network, storage
+from refloat.guest.linux import boot, guards, kernels, network, storage
 from refloat.guest.linux.storage import FSTAB
 from refloat.guest.notes import Notes
 from refloat.guest.tree import Tree
@@ -127,6 +128,7 @@ def examine(
     storage.look(tree, names, notes)
     firmware, loader = boot.look(tree, family, entries, names, notes)
     _check_init(tree, notes)
+    guards.look(tree, notes)
     nics, stack = network.look(tree, family, notes)
     kernels_found = kernels.look(tree, family, needed_modules(bus, nic), known, notes) if family else ()
     return GuestFacts(
@@ -160,7 +162,8 @@ def _family(release: Mapping[str, str], notes: Notes) -> Family | None:
     if family is None:
         supported = ", ".join(sorted(identity for row in FAMILIES for identity in row.ids))
         name = release.get("ID", "an unnamed system")
-        notes.problems.append(f"{name} is none of the supported systems: {supported}")
+        because = unsupported(release) or f"none of the supported systems: {supported}"
+        notes.problems.append(f"{name} is {because}")
     return family
 
 

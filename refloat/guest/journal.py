@@ -20,6 +20,7 @@ from refloat.codec import decode, encode
 from refloat.durable import sync_directory, write_durably
 from refloat.errors import Failed
 from refloat.guest import boundary
+from refloat.guest.linux.selinux import NO_LABELS, Labels
 from refloat.guest.tree import GuestFileError, Meta, Tree
 from refloat.model import Change, ChangeKind, FileState
 
@@ -35,11 +36,21 @@ class Conflict(Failed):
 
 
 class Journal:
-    """Writes into `tree`, recording in `directory` (outside of the guest, kept until the job ends)."""
+    """Writes into `tree`, recording in `directory` (outside of the guest, kept until the job ends).
 
-    def __init__(self, directory: Path, tree: Tree, check: Callable[[str], None] = boundary.check) -> None:
+    New files get the `labels` of the guest's own SELinux policy; changed ones keep theirs.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        tree: Tree,
+        check: Callable[[str], None] = boundary.check,
+        labels: Labels = NO_LABELS,
+    ) -> None:
         self._tree = tree
         self._check = check
+        self._labels = labels
         self._backups = directory / "backups"
         self._backups.mkdir(parents=True, exist_ok=True)
         self._path = directory / "journal.jsonl"
@@ -112,7 +123,7 @@ class Journal:
             return False
         real = self._guard(path)
         self._record(Change(0, real, ChangeKind.DIRECTORY, None, FileState(mode=mode), reason))
-        self._tree.make_directory(real, Meta(mode))
+        self._tree.make_directory(real, Meta(mode, xattrs=self._labels.of(real, stat.S_IFDIR)))
         return True
 
     def symlink(self, path: str, target: str, reason: str) -> bool:
@@ -125,7 +136,7 @@ class Journal:
         if self._tree.stat(real, follow=False) is not None:
             raise Conflict(f"the guest already has a {real}", hint="remove it or let it be inspected")
         self._record(Change(0, real, ChangeKind.SYMLINK, None, FileState(target=target), reason))
-        self._tree.make_symlink(real, target)
+        self._tree.make_symlink(real, target, self._labels.of(real, stat.S_IFLNK))
         return True
 
     def backup_of(self, change: Change) -> Path | None:
@@ -145,7 +156,7 @@ class Journal:
     def _current(self, real: str, mode: int) -> tuple[FileState | None, Meta, bytes]:
         status = self._tree.stat(real, follow=False)
         if status is None:
-            return None, Meta(mode), b""
+            return None, Meta(mode, xattrs=self._labels.of(real, stat.S_IFREG)), b""
         if not stat.S_ISREG(status.st_mode):
             raise GuestFileError(f"the guest's {real} is not a regular file")
         content = self._tree.read_bytes(real)

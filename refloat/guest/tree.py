@@ -263,10 +263,12 @@ class Tree:
                 os.close(fd)
             os.fsync(directory)
 
-    def make_symlink(self, real: str, target: str) -> None:
+    def make_symlink(self, real: str, target: str, xattrs: tuple[tuple[str, bytes], ...] = ()) -> None:
         parent, name = os.path.split(real)
         with self._writable_directory(parent, real) as directory:
             os.symlink(target, name, dir_fd=directory)
+            for attribute, value in xattrs:
+                os.setxattr(f"/proc/self/fd/{directory}/{name}", attribute, value, follow_symlinks=False)
             os.fsync(directory)
 
     @contextmanager
