@@ -6,19 +6,50 @@ This is the files' edge: pydantic checks the form, and everything behind it gets
 from __future__ import annotations
 
 from collections.abc import Collection
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_interface
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    IPvAnyNetwork,
+    ValidationError,
+    model_validator,
+)
 
 from refloat import model
 from refloat.errors import NotFound, Refused
-from refloat.policy import AdaptChoice, AfterDeadline, MacPolicy, OnFailure, Policy, Probe
+from refloat.policy import (
+    AdaptChoice,
+    AfterDeadline,
+    MacPolicy,
+    NicRule,
+    OnFailure,
+    PinNames,
+    Policy,
+    Probe,
+    Readdress,
+    When,
+)
 from refloat.run import Networks
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
+Mac = Annotated[str, Field(pattern=r"^(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")]
+Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
+
+
+def _interface(text: str) -> str:
+    if "/" not in text:
+        raise ValueError(f"{text} has no prefix: write {text}/24")
+    return str(ip_interface(text))
+
+
+Interface = Annotated[str, AfterValidator(_interface)]
 
 
 class Form(BaseModel):
@@ -40,13 +71,46 @@ class Site(Form):
     networks: dict[Name, Network] = {}
 
 
+class ReaddressForm(Form):
+    """Another subnet: `from` becomes `to`, in live failovers, in tests or always."""
+
+    old: IPvAnyNetwork = Field(alias="from")
+    new: IPvAnyNetwork = Field(alias="to")
+    gateway: IPvAnyAddress | None = None
+    dns: list[IPvAnyAddress] = []
+    when: When = When.ALWAYS
+
+    @model_validator(mode="after")
+    def _fits(self) -> ReaddressForm:
+        if self.old.version != self.new.version:
+            raise ValueError(f"from {self.old} and to {self.new} are not of one family")
+        if self.gateway is not None and self.gateway not in self.new:
+            raise ValueError(f"the gateway {self.gateway} is not in {self.new}")
+        return self
+
+    def record(self) -> Readdress:
+        gateway = "" if self.gateway is None else str(self.gateway)
+        dns = tuple(str(server) for server in self.dns)
+        return Readdress(str(self.old), str(self.new), gateway, dns, self.when)
+
+
 class Mapping(Form):
     """`from` names a network of a source site as its platform states it, `to` and `test` networks of the
-    recovery site."""
+    recovery site; `readdress` says which of its subnets are others there."""
 
     source: str = Field(alias="from")
     live: Name = Field(alias="to")
     test: Name
+    readdress: list[ReaddressForm] = []
+
+    @model_validator(mode="after")
+    def _plain(self) -> Mapping:
+        for index, one in enumerate(self.readdress):
+            for other in self.readdress[:index]:
+                apart = {one.when, other.when} == {When.LIVE, When.TEST}
+                if one.old == other.old and not apart:
+                    raise ValueError(f"two rules say what {one.old} becomes")
+        return self
 
 
 class ProbeForm(Form):
@@ -55,11 +119,53 @@ class ProbeForm(Form):
     address: str = ""
 
 
+class NicForm(Form):
+    """An adapter's own mode, or its own addresses at the recovery site (with prefix)."""
+
+    network: model.NetworkMode | None = None
+    addresses: list[Interface] = []
+    gateway: IPvAnyAddress | None = None
+    gateway6: IPvAnyAddress | None = None
+    dns: list[IPvAnyAddress] = []
+    search: list[Domain] = []
+    pin_names: PinNames | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> NicForm:
+        if self.addresses and self.network not in (None, model.NetworkMode.READDRESS):
+            raise ValueError(f"addresses are for the mode readdress, not for {self.network}")
+        if not self.addresses and (self.gateway or self.gateway6 or self.dns or self.search):
+            raise ValueError("a gateway, dns and search need addresses")
+        networks = [ip_interface(address).network for address in self.addresses]
+        for gateway, version in ((self.gateway, 4), (self.gateway6, 6)):
+            if gateway is None:
+                continue
+            if gateway.version != version:
+                raise ValueError(f"{gateway} is no gateway for IPv{version}")
+            if not gateway.is_link_local and not any(gateway in network for network in networks):
+                raise ValueError(f"the gateway {gateway} is in the subnet of none of the addresses")
+        return self
+
+    def record(self, mac: str) -> NicRule:
+        return NicRule(
+            mac.lower(),
+            self.network,
+            tuple(self.addresses),
+            "" if self.gateway is None else str(self.gateway),
+            "" if self.gateway6 is None else str(self.gateway6),
+            tuple(str(server) for server in self.dns),
+            tuple(self.search),
+            self.pin_names,
+        )
+
+
 class PolicyForm(Form):
     mac: MacPolicy = MacPolicy.KEEP
     shutdown_deadline: Annotated[int, Field(ge=1)] = 180
     shutdown_then: AfterDeadline = AfterDeadline.POWER_OFF
     network: model.NetworkMode = model.NetworkMode.RESTORE
+    pin_names: PinNames = PinNames.AUTO
+    nics: dict[Mac, NicForm] = {}
     adapt: AdaptChoice = AdaptChoice.AUTO
     on_failure: OnFailure = OnFailure.ROLLBACK
     report_deadline: Annotated[int, Field(ge=10)] = 600
@@ -125,12 +231,18 @@ class Estate(Form):
     def policy(self, name: str) -> Policy:
         form = self.policies.get(name, PolicyForm())
         probes = tuple(Probe(probe.port, probe.expect, probe.address) for probe in form.probes)
-        return Policy(**{**form.model_dump(exclude={"probes"}), "name": name, "probes": probes})
+        nics = tuple(nic.record(mac) for mac, nic in form.nics.items())
+        plain = form.model_dump(exclude={"probes", "nics"})
+        return Policy(**{**plain, "name": name, "probes": probes, "nics": nics})
 
     def networks(self) -> Networks:
         return Networks(
             live={mapping.source: mapping.live for mapping in self.mappings},
             test={mapping.source: mapping.test for mapping in self.mappings},
+            readdress={
+                mapping.source: tuple(rule.record() for rule in mapping.readdress)
+                for mapping in self.mappings
+            },
         )
 
 

@@ -33,6 +33,54 @@ class AdaptChoice(StrEnum):
     NEVER = "never"
 
 
+class PinNames(StrEnum):
+    """Whether an adapter whose configuration in the guest is left alone keeps its old name.
+
+    auto: where the guest uses DHCP or has nothing static; not where the policy says preserve.
+    """
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class When(StrEnum):
+    """In which failovers a rule holds."""
+
+    ALWAYS = "always"
+    LIVE = "live"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class Readdress:
+    """What is another subnet at the recovery site. `old` and `new` are networks with prefix, of one family.
+
+    Addresses keep their host part. An empty `gateway` or `dns` follows the same rule.
+    """
+
+    old: str
+    new: str
+    gateway: str = ""
+    dns: tuple[str, ...] = ()
+    when: When = When.ALWAYS
+
+
+@dataclass(frozen=True)
+class NicRule:
+    """The operator's own word on one adapter, by its MAC at the source. `addresses` with prefix replace
+    those of the guest; `network` None is the policy's."""
+
+    mac: str
+    network: NetworkMode | None = None
+    addresses: tuple[str, ...] = ()
+    gateway: str = ""
+    gateway6: str = ""
+    dns: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    pin_names: PinNames | None = None
+
+
 @dataclass(frozen=True)
 class Probe:
     """An outside check of the operator's own: does this TCP port answer, with these first bytes?
@@ -54,7 +102,13 @@ class Policy:
     shutdown_deadline: int = 180
     shutdown_then: AfterDeadline = AfterDeadline.POWER_OFF
     network: NetworkMode = NetworkMode.RESTORE
+    pin_names: PinNames = PinNames.AUTO
+    nics: tuple[NicRule, ...] = ()
     adapt: AdaptChoice = AdaptChoice.AUTO
     on_failure: OnFailure = OnFailure.ROLLBACK
     report_deadline: int = 600
     probes: tuple[Probe, ...] = ()
+
+    def nic(self, mac: str) -> NicRule:
+        """What is said about the adapter with this MAC at the source; an empty rule where nothing is."""
+        return next((rule for rule in self.nics if rule.mac.lower() == mac.lower()), NicRule(mac))

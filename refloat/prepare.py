@@ -6,7 +6,7 @@ import secrets
 import shutil
 from dataclasses import dataclass
 
-from refloat.decide import decide, plan_nic
+from refloat.decide import Place, decide, plan_nics
 from refloat.errors import Failed, Refused
 from refloat.model import (
     Action,
@@ -86,15 +86,16 @@ def planned_disks(run: Run, source: SourceVM) -> tuple[PlannedDisk, ...]:
 
 
 def make_plan(run: Run, source: SourceVM, facts: GuestFacts) -> Plan:
+    nics = _plan_nics(run, source, facts)
     return Plan(
         job=run.job,
         mode=run.mode,
         target=run.target.name,
-        decision=decide(facts, source, DISK_BUS, NIC_MODEL, run.policy.adapt),
+        decision=decide(facts, source, DISK_BUS, NIC_MODEL, run.policy.adapt, nics),
         source=source,
         facts=facts,
         disks=planned_disks(run, source),
-        nics=_plan_nics(run, source, facts),
+        nics=nics,
         cpus=source.cpus,
         memory=source.memory,
         firmware=source.firmware,
@@ -106,9 +107,7 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts) -> Plan:
 
 
 def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNic, ...]:
-    """With one adapter, the guest's one configured interface is its. With more, the guest's files alone do
-    not say which is which: all are candidates, and the plan says that it is not certain."""
-    planned = []
+    places = []
     for nic in source.nics:
         network = run.networks.of(nic.network, run.mode)
         if network is None:
@@ -117,8 +116,9 @@ def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNi
                 code="network_unmapped",
                 hint="add it to `mappings` in the estate file",
             )
-        planned.append(plan_nic(nic, _mac(run, nic.mac), network, facts.nics, run.policy.network))
-    return tuple(planned)
+        rules = run.networks.rules(nic.network, run.mode)
+        places.append(Place(nic, _mac(run, nic.mac), network, rules))
+    return plan_nics(places, facts.nics, run.policy)
 
 
 def _mac(run: Run, source_mac: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from refloat.clock import now
 from refloat.errors import RefloatError
-from refloat.model import GuestReport, MountReport, NicReport, Secrets
+from refloat.model import FileReport, GuestReport, LinkReport, MountReport, NicReport, Secrets
 
 REPORT_LIMIT = 64 * 1024  # bytes of one line; a real one has about 2 KiB
 TEXT_LIMIT = 256  # characters of one field
@@ -82,6 +82,11 @@ def parse_report(line: bytes, job: str, secrets: Secrets, last: GuestReport | No
         drivers=_texts(data, "drivers"),
         problems=_texts(data, "problems"),
         cleaned=_flag(data, "cleaned"),
+        gateway6=_text(data, "gateway6"),
+        gateway6_answers=_flag(data, "gateway6_answers"),
+        search=_texts(data, "search"),
+        links=tuple(_link(item) for item in _items(data, "links")),
+        changes=tuple(_file(item) for item in _items(data, "changes")),
     )
 
 
@@ -177,3 +182,13 @@ def _nic(item: Any) -> NicReport:
         addresses=_texts(data, "addresses"),
         driver=_text(data, "driver"),
     )
+
+
+def _link(item: Any) -> LinkReport:
+    data = _record(item)
+    return LinkReport(_text(data, "name"), _flag(data, "up"), _texts(data, "addresses"))
+
+
+def _file(item: Any) -> FileReport:
+    data = _record(item)
+    return FileReport(_text(data, "path"), _text(data, "before"), _text(data, "after"))

@@ -13,7 +13,7 @@ from refloat.controller.client import ControllerClient
 from refloat.destinations.base import Destination
 from refloat.errors import Aborted, Failed
 from refloat.model import Mode, Plan, SyncPoint, Target
-from refloat.policy import Policy
+from refloat.policy import Policy, Readdress, When
 from refloat.sources.base import Source
 from refloat.store.store import Store
 
@@ -30,6 +30,12 @@ class Networks:
 
     live: dict[str, str]
     test: dict[str, str]
+    readdress: dict[str, tuple[Readdress, ...]] = field(default_factory=dict)
+
+    def rules(self, network: str, mode: Mode) -> tuple[Readdress, ...]:
+        """Which of the source network's subnets are others there."""
+        here = When.TEST if mode is Mode.TEST else When.LIVE
+        return tuple(rule for rule in self.readdress.get(network, ()) if rule.when in (When.ALWAYS, here))
 
     def of(self, network: str, mode: Mode) -> str | None:
         return (self.test if mode is Mode.TEST else self.live).get(network)

@@ -75,6 +75,9 @@ class PlannedDisk:
 
 @dataclass(frozen=True)
 class PlannedNic:
+    """`config` is what the adapter shall have: for restore and preserve the guest's own, for readdress and
+    dhcp the new one under the old name. `above` are the VLANs, bonds and bridges that stand on it."""
+
     mac: str
     source_mac: str
     network: str
@@ -82,6 +85,7 @@ class PlannedNic:
     config: NicConfig | None
     reason: str
     pin: str = ""  # the old interface name that is tied to `mac`, so that an untouched configuration holds
+    above: tuple[NicConfig, ...] = ()
 
 
 @dataclass(frozen=True)

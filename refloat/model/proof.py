@@ -18,6 +18,24 @@ class NicReport:
 
 
 @dataclass(frozen=True)
+class LinkReport:
+    """A VLAN, bond or bridge of the guest."""
+
+    name: str
+    up: bool = False
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """A file that the first boot changed: sha256 before (empty: it is new) and after (empty: removed)."""
+
+    path: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
 class MountReport:
     mountpoint: str
     mounted: bool
@@ -44,6 +62,11 @@ class GuestReport:
     drivers: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     cleaned: bool = False
+    gateway6: str = ""
+    gateway6_answers: bool = False
+    search: tuple[str, ...] = ()
+    links: tuple[LinkReport, ...] = ()
+    changes: tuple[FileReport, ...] = ()
 
 
 @dataclass(frozen=True)

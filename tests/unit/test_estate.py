@@ -10,6 +10,7 @@ from refloat.estate import Estate, load_estate
 from refloat.lab.estate import render_config, render_estate
 from refloat.lab.layout import Lab
 from refloat.model import Mode
+from refloat.policy import NicRule, PinNames, Readdress, When
 
 
 @pytest.fixture
@@ -38,6 +39,61 @@ def test_the_labs_estate_is_a_real_estate(file: Path) -> None:
     assert estate.networks().of("10.20.30.0/24", Mode.PLANNED) == "production"
     assert estate.networks().of("10.20.30.0/24", Mode.TEST) == "bubble"
     assert estate.networks().of("dmz", Mode.TEST) is None
+
+
+NIC = "00:50:56:AA:bb:cc"
+SUBNET = {"from": "10.20.30.0/24", "to": "192.168.7.0/24", "gateway": "192.168.7.1", "when": "live"}
+
+
+def test_other_subnets_are_rules_of_the_mapping(file: Path) -> None:
+    networks = load_estate(change(file, "mappings", 0, "readdress", to=[SUBNET])).networks()
+    rule = Readdress("10.20.30.0/24", "192.168.7.0/24", "192.168.7.1", when=When.LIVE)
+    assert networks.rules("10.20.30.0/24", Mode.PLANNED) == (rule,)
+    assert networks.rules("10.20.30.0/24", Mode.TEST) == ()
+    assert networks.rules("dmz", Mode.PLANNED) == ()
+
+
+def test_an_adapters_own_rule(file: Path) -> None:
+    own = {"addresses": ["192.168.7.9/24"], "gateway": "192.168.7.1", "dns": ["9.9.9.9"]}
+    policy = load_estate(change(file, "policies", "lab", "nics", to={NIC: own})).policy("lab")
+    wanted = NicRule(NIC.lower(), None, ("192.168.7.9/24",), "192.168.7.1", dns=("9.9.9.9",))
+    assert policy.nic(NIC) == wanted
+    assert policy.nic("00:00:00:00:00:01") == NicRule("00:00:00:00:00:01")
+    assert policy.pin_names is PinNames.AUTO
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ([{"from": "10.0.0.0/8"}], "mappings.0.readdress.0.to"),
+        ([{"from": "10.0.0.1/8", "to": "10.0.0.0/8"}], "mappings.0.readdress.0.from"),
+        ([{"from": "10.0.0.0/8", "to": "fd00::/64"}], "not of one family"),
+        ([{**SUBNET, "gateway": "10.20.30.1"}], "10.20.30.1 is not in 192.168.7.0/24"),
+        ([{**SUBNET, "when": "sometimes"}], "readdress.0.when"),
+        ([SUBNET, {**SUBNET, "when": "always"}], "two rules say what 10.20.30.0/24 becomes"),
+    ],
+)
+def test_rules_that_cannot_be_meant(file: Path, rules: list[dict[str, str]], words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        load_estate(change(file, "mappings", 0, "readdress", to=rules))
+
+
+@pytest.mark.parametrize(
+    ("nics", "words"),
+    [
+        ({"eth0": {}}, "policies.lab.nics.eth0"),
+        ({NIC: {"addresses": ["10.0.0.1"]}}, "has no prefix"),
+        ({NIC: {"addresses": ["10.0.0.300/24"]}}, "10.0.0.300"),
+        ({NIC: {"addresses": ["10.0.0.1/24"], "network": "dhcp"}}, "not for dhcp"),
+        ({NIC: {"gateway": "10.0.0.1"}}, "need addresses"),
+        ({NIC: {"addresses": ["10.0.0.1/24"], "gateway": "10.0.1.1"}}, "subnet of none"),
+        ({NIC: {"addresses": ["10.0.0.1/24"], "gateway6": "10.0.0.2"}}, "no gateway for IPv6"),
+        ({NIC: {"pin_names": "sometimes"}}, "pin_names"),
+    ],
+)
+def test_adapters_that_cannot_be_meant(file: Path, nics: dict[str, object], words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        load_estate(change(file, "policies", "lab", "nics", to=nics))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refloat.model import Secrets
+from refloat.model import FileReport, LinkReport, Secrets
 from refloat.reports import REPORT_LIMIT, Lines, ReportRejected, parse_report, sequence_of
 from tests.unit.builders import REPORT, replace
 
@@ -41,7 +41,29 @@ def test_a_good_report_is_taken() -> None:
     assert report.nics[0].mac == "00:50:56:aa:bb:cc"
 
 
+def test_what_only_newer_guests_say() -> None:
+    report = parse_report(
+        line(
+            gateway6="fe80::1",
+            gateway6_answers=True,
+            search=["example.org"],
+            links=[{"name": "bond0", "up": True, "addresses": ["10.0.0.1/24"]}],
+            changes=[{"path": "/etc/network/interfaces", "before": "a" * 64, "after": "b" * 64}],
+        ),
+        "web-1",
+        SECRETS,
+        None,
+    )
+    assert (report.gateway6, report.gateway6_answers, report.search) == ("fe80::1", True, ("example.org",))
+    assert report.links == (LinkReport("bond0", True, ("10.0.0.1/24",)),)
+    assert report.changes == (FileReport("/etc/network/interfaces", "a" * 64, "b" * 64),)
+    assert parse_report(line(), "web-1", SECRETS, None).links == ()
+
+
 BAD = {
+    "links that are no objects": line(links=["bond0"]),
+    "too many changes": line(changes=[{}] * 300),
+    "a change without words": line(changes=[{"path": 7}]),
     "not JSON": b"{",
     "no object": b"[]",
     "another version": line(v=2),
