@@ -51,6 +51,10 @@ FORBIDDEN = (
 
 ALLOWED = (
     Rule("/etc/fstab", "names of storage devices"),
+    Rule("/etc/crypttab", "names of storage devices"),
+    Rule("/etc/mdadm.conf", "names of storage devices"),
+    Rule("/etc/mdadm/mdadm.conf", "names of storage devices"),
+    Rule("/etc/lvm/lvmlocal.conf", "the devices file pins physical volumes to ids of the old disks"),
     Rule("/etc/default/grub", "names of storage devices on the kernel's command line"),
     Rule("/boot/grub/grub.cfg", "names of storage devices on the kernel's command line"),
     Rule("/boot/initrd.img-*", "drivers for the destination's disks"),

@@ -125,7 +125,7 @@ def examine(
     family = _family(release, notes)
     architecture = _architecture(tree, notes)
     _check_root_entry(root, entries, names, notes)
-    storage.look(tree, names, notes)
+    storage.look(tree, names, bus, notes)
     firmware, loader = boot.look(tree, family, entries, names, notes)
     _check_init(tree, notes)
     guards.look(tree, notes)

@@ -72,6 +72,8 @@ class GuestFilesystem:
     It lies on partition `partition` (0: none, the whole disk) of the source disk with the key `disk`;
     or on a device that the guest's kernel makes of such parts, and `volume` is its name: "/dev/vg0/root",
     "/dev/md/0", "/dev/mapper/luks-root". `disk` and `partition` are then those of its first part.
+    `names` are others that mean it for certain: "PARTUUID=...", "/dev/mapper/vg0-root", and names bound to
+    the hardware that the guest's own files prove to be this one.
     """
 
     disk: str
@@ -82,6 +84,7 @@ class GuestFilesystem:
     mountpoint: str = ""  # the first of `mounts`; empty where fstab names none
     volume: str = ""
     mounts: tuple[Mount, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
