@@ -19,7 +19,7 @@ from refloat.guest.families import FAMILIES, Family
 from refloat.guest.firstboot.staging import network_paths, staging
 from refloat.guest.inspect import examine, place
 from refloat.guest.journal import Journal
-from refloat.guest.linux import boot, guards, kernels, storage
+from refloat.guest.linux import boot, guards, kernels, persistence, storage
 from refloat.guest.linux.edits import Progress
 from refloat.guest.linux.network import ifupdown
 from refloat.guest.linux.selinux import labels
@@ -69,7 +69,7 @@ def change(
     storage.change(tree, journal, names, progress)
     boot.change(tree, journal, family, names, progress)
     kernels.drivers(tree, journal, facts, request, names, progress)
-    kernels.persistence(tree, journal, request, progress)
+    persistence.change(tree, journal, facts, request, progress)
     guards.change(tree, journal, request, progress)
     first_boot(tree, journal, request, facts, progress)
 

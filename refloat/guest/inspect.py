@@ -17,7 +17,6 @@ from refloat.guest.families import (
     FAMILIES,
     Family,
     family_of,
-    needed_modules,
     parse_os_release,
     unsupported,
 )
@@ -130,7 +129,7 @@ def examine(
     _check_init(tree, notes)
     guards.look(tree, notes)
     nics, stack = network.look(tree, family, notes)
-    kernels_found = kernels.look(tree, family, needed_modules(bus, nic), known, notes) if family else ()
+    kernels_found = kernels.look(tree, family, bus, nic, names, known, notes) if family else ()
     return GuestFacts(
         family=family.name if family else "",
         os_id=release.get("ID", ""),

@@ -20,6 +20,10 @@ from refloat.command import environment, run
 from refloat.errors import Failed
 
 _CHUNK = 256 * 1024
+# Blocks of a segment, which are 128 KiB and more: empty ones could go on for the whole file.
+_STEPS_LIMIT = 1_000_000
+# xz -9 needs 65 MiB to unpack; a made-up header could ask for gigabytes.
+_DICTIONARY_LIMIT = 256 * 1024 * 1024
 
 _MAGIC = (
     (b"070701", "cpio"),
@@ -39,6 +43,10 @@ class BrokenInitramfs(Failed):
     """The file is no initramfs that this reader understands; the message says where it stopped."""
 
     default_code = "initramfs_format"
+
+
+class UnknownFormat(BrokenInitramfs):
+    """Nothing can be appended: no kernel would look for another archive behind this one."""
 
 
 # A stream of unpacked chunks whose return value is the offset behind the segment.
@@ -165,7 +173,8 @@ def _codec(kind: str) -> Any:
         return zlib.decompressobj(wbits=31)
     if kind == "bzip2":
         return bz2.BZ2Decompressor()
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ if kind == "xz" else lzma.FORMAT_ALONE)
+    form = lzma.FORMAT_XZ if kind == "xz" else lzma.FORMAT_ALONE
+    return lzma.LZMADecompressor(form, memlimit=_DICTIONARY_LIMIT)
 
 
 def _by_program(handle: BinaryIO, kind: str, offset: int, size: int) -> Chunks:
@@ -220,8 +229,12 @@ class _Cursor:
     def __init__(self, handle: BinaryIO, offset: int, size: int, kind: str) -> None:
         self._handle, self._start, self._size, self._kind = handle, offset, size, kind
         self.offset = offset
+        self._steps = _STEPS_LIMIT
 
     def take(self, count: int) -> bytes:
+        self._steps -= 1
+        if self._steps < 0:
+            raise self.broken("has more blocks than any compressor makes")
         self._handle.seek(self.offset)
         data = self._handle.read(count)
         if len(data) != count:

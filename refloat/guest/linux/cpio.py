@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from refloat.guest.linux import compression
-from refloat.guest.linux.compression import BrokenInitramfs, Stream
+from refloat.guest.linux.compression import BrokenInitramfs, Stream, UnknownFormat
 
 UNPACKED_LIMIT = 1024 * 1024 * 1024
 _MEMBERS_LIMIT = 200_000
 _NAME_LIMIT = 4096
+_NAMES_LIMIT = 64 * 1024 * 1024
+_SEGMENTS_LIMIT = 64
 _HEADER = 110
 _TRAILER = "TRAILER!!!"
+_DIGITS = re.compile(rb"[0-9A-Fa-f]+")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One entry. `content` is there only for those that were asked for; a symlink's is its target."""
+    """One entry. `content` is there only for those that were asked for; a symlink's is its target.
+
+    A file with several names has `links` > 1; they share the `inode`, and the last one has the content.
+    """
 
     name: str
     mode: int
     size: int
     content: bytes | None = None
+    inode: int = 0
+    links: int = 1
 
     @property
     def is_directory(self) -> bool:
@@ -54,19 +63,26 @@ def read(
     `want` chooses the members whose content is read. Raises BrokenInitramfs for what a kernel would
     not unpack either, and for what unpacks to more than 1 GiB.
     """
-    offset, budget, members = compression.skip_padding(handle, start, size), UNPACKED_LIMIT, 0
+    if size > UNPACKED_LIMIT:
+        raise BrokenInitramfs(f"it has {size} bytes")
+    offset, budget = compression.skip_padding(handle, start, size), UNPACKED_LIMIT
+    members, names, segments = 0, 0, 0
     while offset < size:
+        segments += 1
+        if segments > _SEGMENTS_LIMIT:
+            raise BrokenInitramfs(f"it has more than {_SEGMENTS_LIMIT} parts")
         kind = compression.kind_at(handle, offset)
         if not kind:
-            raise BrokenInitramfs(f"what begins at byte {offset} is no archive in a known format")
+            raise UnknownFormat(f"what begins at byte {offset} is no archive in a known format")
         if kind == "cpio" and offset % 4:
             raise BrokenInitramfs(f"the archive at byte {offset} is not aligned to 4 bytes")
         stream = Stream(compression.unpack(handle, kind, offset, size), budget)
         try:
             for member in _members(stream, want, plain=kind == "cpio"):
                 members += 1
-                if members > _MEMBERS_LIMIT:
-                    raise BrokenInitramfs(f"it has more than {_MEMBERS_LIMIT} files")
+                names += len(member.name) + (len(member.content or b"") if member.is_symlink else 0)
+                if members > _MEMBERS_LIMIT or names > _NAMES_LIMIT:
+                    raise BrokenInitramfs(f"it has more than {_MEMBERS_LIMIT} files, or endless names")
                 yield member
             end = offset + stream.position if kind == "cpio" else stream.end
         finally:
@@ -91,25 +107,24 @@ def _member(stream: Stream, want: Callable[[Member], bool]) -> Member | None:
     header = stream.read(_HEADER)
     if len(header) < _HEADER or header[:6] not in (b"070701", b"070702"):
         raise BrokenInitramfs(f"the archive has no header at byte {stream.position - len(header)}")
-    try:
-        fields = [int(header[at : at + 8], 16) for at in range(6, _HEADER, 8)]
-    except ValueError as error:
-        raise BrokenInitramfs(f"the archive's header at byte {stream.position} is broken") from error
-    mode, size, name_size = fields[1], fields[6], fields[11]
+    if not _DIGITS.fullmatch(header, 6):  # int() takes signs and blanks, too
+        raise BrokenInitramfs(f"the archive's header at byte {stream.position} is broken")
+    fields = [int(header[at : at + 8], 16) for at in range(6, _HEADER, 8)]
+    inode, mode, links, size, name_size = fields[0], fields[1], fields[4], fields[6], fields[11]
     if not 1 <= name_size <= _NAME_LIMIT:
         raise BrokenInitramfs(f"the archive has a name of {name_size} bytes")
-    name = stream.read(name_size).rstrip(b"\0").decode("utf-8", "surrogateescape")
+    name = stream.read(name_size).partition(b"\0")[0].decode("utf-8", "surrogateescape")
     stream.skip(-stream.position % 4)
     if name == _TRAILER:
         return None
-    member = Member(_normal(name), mode, size)
+    member = Member(_normal(name), mode, size, None, inode, links)
     if want(member) or member.is_symlink:
         if member.is_symlink and size > _NAME_LIMIT:
             raise BrokenInitramfs(f"the symlink {name} has a target of {size} bytes")
         content = stream.read(size)
         if len(content) != size:
             raise BrokenInitramfs(f"the archive ends within {name}")
-        member = Member(member.name, mode, size, content)
+        member = replace(member, content=content)
     else:
         stream.skip(size)
     stream.skip(-stream.position % 4)

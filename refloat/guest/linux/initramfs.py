@@ -9,23 +9,20 @@ on no option of the guest's kernel, and is below 1 MB.
 
 from __future__ import annotations
 
-import os
-import posixpath
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from refloat.command import run
-from refloat.guest.linux import compression, cpio
-from refloat.guest.linux.compression import BrokenInitramfs
-from refloat.guest.linux.modules import KernelModules, module_name
+from refloat.errors import Failed
+from refloat.guest.linux import compression, cpio, pins, tools
+from refloat.guest.linux.compression import BrokenInitramfs, UnknownFormat
+from refloat.guest.linux.contents import MARKER, Contents, scan
+from refloat.guest.linux.edits import Rewritten
+from refloat.guest.linux.modules import KernelModules, ModuleMissing, module_name
 from refloat.guest.tree import Tree
-
-MARKER = "etc/refloat-appended"
-FORCE_LIST = "conf/modules"
-RESUME = "conf/conf.d/resume"
 
 # What depmod makes and modprobe reads. The built-in ones stay as they are: nothing is added to them.
 _INDEX = (
@@ -34,115 +31,41 @@ _INDEX = (
 )  # fmt: skip
 # The size of a new index on top of the modules, in bytes, when the space is estimated.
 INDEX_ALLOWANCE = 4 * 1024 * 1024
-_CONFIG_LIMIT = 64 * 1024
-_MODULE_LIMIT = 64 * 1024 * 1024
+
+# The configuration files of an archive -> those that have to change, with what they become.
+Mend = Callable[[Mapping[str, str]], Mapping[str, Rewritten]]
 
 
-@dataclass
-class Contents:
-    """What an initramfs holds, as far as it matters here. Paths have no leading slash."""
-
-    kernel: str
-    size: int = 0
-    kinds: list[str] = field(default_factory=list)  # compression of each segment
-    modules: dict[str, str] = field(default_factory=dict)  # name -> path
-    directories: set[str] = field(default_factory=set)
-    symlinks: dict[str, str] = field(default_factory=dict)
-    configs: dict[str, str] = field(default_factory=dict)  # small files that are read or extended
-    appended: bool = False
-
-    def resolve(self, path: str) -> str:
-        """`path` with the archive's symlinks followed (lib -> usr/lib), as a kernel would unpack it."""
-        done = ""
-        pending = path.split("/")
-        for _ in range(256):
-            if not pending:
-                return done
-            step = posixpath.join(done, pending.pop(0))
-            target = self.symlinks.get(step)
-            if target is None:
-                done = step
-                continue
-            whole = posixpath.normpath(posixpath.join("/", done, target)).lstrip("/")
-            pending = [part for part in (*whole.split("/"), *pending) if part]
-            done = ""
-        raise BrokenInitramfs(f"its symlinks lead in a circle at {path}")
-
-    def module_directory(self) -> str:
-        """Where this initramfs has its kernel's modules: lib/modules/V or usr/lib/modules/V."""
-        marker = f"/modules/{self.kernel}/"
-        for path in self.modules.values():
-            head, found, _ = path.partition(marker)
-            if found:
-                return self.resolve(f"{head}/modules/{self.kernel}")
-        return self.resolve(f"lib/modules/{self.kernel}")
-
-
-def scan(fd: int, kernel: str, spool: Path | None = None) -> Contents:
-    """Reads the initramfs behind a descriptor. With `spool`, its modules are unpacked below it.
-
-    Raises BrokenInitramfs for what no kernel could unpack.
-    """
-    found = Contents(kernel, os.fstat(fd).st_size)
-    with open(f"/proc/self/fd/{fd}", "rb") as handle:
-        for item in cpio.read(handle, found.size, lambda member: _wanted(member, spool is not None)):
-            if isinstance(item, cpio.Segment):
-                found.kinds.append(item.kind)
-            else:
-                _note(found, item)
-                if spool is not None and item.is_file and item.content is not None:
-                    _spool(item, kernel, spool)
-    if not found.kinds:
-        raise BrokenInitramfs("it is empty")
-    return found
-
-
-def _wanted(member: cpio.Member, with_modules: bool) -> bool:
-    if not member.is_file:
-        return False
-    if member.name in (FORCE_LIST, RESUME):
-        return member.size <= _CONFIG_LIMIT
-    return with_modules and module_name(member.name) is not None and member.size <= _MODULE_LIMIT
-
-
-def _note(found: Contents, member: cpio.Member) -> None:
-    if member.is_directory:
-        found.directories.add(member.name)
-    elif member.is_symlink:
-        found.symlinks[member.name] = os.fsdecode(member.content or b"").rstrip("\0")
-    elif member.is_file:
-        name = module_name(member.name)
-        if name:
-            found.modules[name] = member.name
-        if member.name in (FORCE_LIST, RESUME):
-            found.configs[member.name] = (member.content or b"").decode("utf-8", "surrogateescape")
-        found.appended = found.appended or member.name == MARKER
-
-
-def _spool(member: cpio.Member, kernel: str, spool: Path) -> None:
-    """Puts a module where depmod looks for it. Names come from the guest: only plain ones are taken."""
-    _, found, inner = member.name.partition(f"/modules/{kernel}/")
-    if not found or ".." in inner.split("/") or member.content is None or not module_name(inner):
-        return
-    path = spool / "lib/modules" / kernel / inner
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(member.content)
+def wanted(path: str) -> bool:
+    """Whether the text of this file in an archive is needed to extend it."""
+    return tools.is_force_list(path) or pins.is_pin(path)
 
 
 def missing(contents: Contents, modules: KernelModules, needed: Iterable[str]) -> tuple[str, ...]:
     """The modules, with those that they depend on, which are neither in the initramfs nor built in.
 
-    Raises ModuleMissing where the kernel has no such module at all.
+    Raises ModuleMissing where the kernel has no such module at all, BrokenInitramfs where nothing in the
+    initramfs could load one.
     """
-    return tuple(name for name in modules.closure(needed) if name not in contents.modules)
+    lacking = tuple(name for name in modules.closure(needed) if name not in contents.modules)
+    if lacking and not contents.can_load():
+        raise BrokenInitramfs(f"it lacks {lacking[-1]} and has no program that could load a module")
+    return lacking
+
+
+def rebuild_needed(error: Exception) -> bool:
+    """Whether the guest's own tool could still help where appending does not."""
+    return isinstance(error, UnknownFormat)
 
 
 @dataclass(frozen=True)
 class Addition:
-    """What to append to one initramfs: `tail` includes the padding. `added` are modules."""
+    """What to append to one initramfs: `tail` includes the padding. `added` are modules, `mended` files
+    of the archive that named devices by the old bus."""
 
     tail: bytes
     added: tuple[str, ...]
+    mended: tuple[str, ...] = ()
 
 
 def addition(
@@ -153,30 +76,48 @@ def addition(
     needed: Sequence[str],
     force: Sequence[str] = (),
     welcome: Sequence[str] = (),
-    mend: Callable[[str, str], str] = lambda path, text: text,
+    mend: Mend = lambda configs: {},
 ) -> Addition | None:
     """The archive to append to the initramfs at `path`, or None if it lacks nothing.
 
     `needed` modules must end up in it, and those of them in `force` are loaded without being asked for.
-    `welcome` ones are added where the kernel has them. `mend` gives the new text of a configuration file
-    in it. Raises BrokenInitramfs, ModuleMissing.
+    `welcome` ones are added where the kernel has them. Raises BrokenInitramfs, ModuleMissing, and Failed
+    where `mend` cannot make sense of a name.
     """
     with tempfile.TemporaryDirectory(prefix="refloat-initramfs-") as name:
         work = Path(name)
         with tree.open(path) as fd:
-            contents = scan(fd, modules.version, work)
-        wanted = (*needed, *(one for one in welcome if modules.has(one)))
-        added = missing(contents, modules, wanted)
-        mended = {path: mend(path, text) for path, text in contents.configs.items() if path == RESUME}
-        mended = {path: text for path, text in mended.items() if text != contents.configs[path]}
-        if not missing(contents, modules, needed) and not mended:
+            contents = scan(fd, modules.version, wanted, work)
+        configs = _mended(mend(contents.configs))
+        if not missing(contents, modules, needed) and not configs:
             return None
-        members = _new_files(contents, modules, added, work)
-        members += _config_files(contents, force, mended)
-        archive = cpio.write([*_directories(contents, members), *members])
+        offered = [one for one in welcome if _is_complete(modules, one)] if contents.can_load() else []
+        added = missing(contents, modules, (*needed, *offered))
+        mended = tuple(configs)
+        if added:
+            configs |= tools.forced(contents, force)
+        members = _new_files(contents, modules, added, work) + _config_files(contents, configs)
+        archive = cpio.write([*_directories(contents, members), *_unlinked(contents, members)])
         tail = _tail(contents, archive)
         _verify(tail, contents, modules, needed)
-    return Addition(tail, added)
+    return Addition(tail, added, mended)
+
+
+def _mended(found: Mapping[str, Rewritten]) -> dict[str, str]:
+    problems = [words for done in found.values() for words in done.problems]
+    if problems:
+        raise Failed(
+            "; ".join(problems), code="guest_names", hint="the guest differs from what was inspected"
+        )
+    return {path: done.text for path, done in found.items() if done.edits}
+
+
+def _is_complete(modules: KernelModules, name: str) -> bool:
+    try:
+        modules.closure([name])
+    except ModuleMissing:
+        return False
+    return True
 
 
 def _new_files(
@@ -201,23 +142,20 @@ def _new_files(
     return members
 
 
-def _config_files(contents: Contents, force: Sequence[str], configs: dict[str, str]) -> list[cpio.Member]:
-    files = dict(configs)
-    if FORCE_LIST in contents.configs:
-        text = contents.configs[FORCE_LIST]
-        listed = {line.split()[0].replace("-", "_") for line in text.splitlines() if line.split()}
-        lines = [name for name in force if name not in listed]
-        glue = "" if not text or text.endswith("\n") else "\n"
-        files[FORCE_LIST] = text + glue + "".join(f"{name}\n" for name in lines)
-    files[MARKER] = "This archive was appended by Refloat.\n"
+def _config_files(contents: Contents, configs: Mapping[str, str]) -> list[cpio.Member]:
+    files = {**configs, MARKER: "This archive was appended by Refloat.\n"}
     return [
-        _file(contents.resolve(path), text.encode("utf-8", "surrogateescape"))
+        _file(
+            contents.resolve(path),
+            text.encode("utf-8", "surrogateescape"),
+            contents.modes.get(path, 0o644),
+        )
         for path, text in sorted(files.items())
     ]
 
 
-def _file(path: str, content: bytes) -> cpio.Member:
-    return cpio.Member(path, stat.S_IFREG | 0o644, len(content), content)
+def _file(path: str, content: bytes, mode: int = 0o644) -> cpio.Member:
+    return cpio.Member(path, stat.S_IFREG | mode, len(content), content)
 
 
 def _directories(contents: Contents, members: Iterable[cpio.Member]) -> list[cpio.Member]:
@@ -231,6 +169,15 @@ def _directories(contents: Contents, members: Iterable[cpio.Member]) -> list[cpi
             if path not in contents.directories and path not in contents.symlinks:
                 new[path] = None
     return [cpio.Member(path, stat.S_IFDIR | 0o755, 0) for path in new]
+
+
+def _unlinked(contents: Contents, members: Iterable[cpio.Member]) -> Iterable[cpio.Member]:
+    """A kernel writes a new file into the old one, under all the names that this has (dracut gives files
+    of the same content one inode). A symlink of that name in between takes it out of their company."""
+    for member in members:
+        if member.name in contents.linked:
+            yield cpio.Member(member.name, stat.S_IFLNK | 0o777, 1, b".")
+        yield member
 
 
 def _tail(contents: Contents, archive: bytes) -> bytes:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from refloat.errors import RefloatError
 from refloat.guest.families import DISK_MODULES, Family, needed_modules
 from refloat.guest.journal import Journal
-from refloat.guest.linux import initramfs
-from refloat.guest.linux.boot import grub
+from refloat.guest.linux import initramfs, installed, pins, rootless
+from refloat.guest.linux.contents import scan
 from refloat.guest.linux.edits import Progress
+from refloat.guest.linux.installed import Installed
 from refloat.guest.linux.modules import KernelModules
 from refloat.guest.linux.storage import DeviceNames
+from refloat.guest.linux.tools import TOOLS
 from refloat.guest.notes import Notes
 from refloat.guest.tree import Tree
-from refloat.model import AdaptRequest, GuestFacts, GuestKernel
+from refloat.model import AdaptRequest, DiskBus, GuestFacts, GuestKernel, NicModel
 
 # Left free on the boot filesystem after the adaptation, in bytes.
 _SPACE_LEFT = 4 * 1024 * 1024
-_MODULES_FILE = "/etc/initramfs-tools/modules"
 # Added besides what the destination needs, where the guest's kernel has them: the guest can then be
 # moved between virtio buses without another adaptation.
 _WELCOME = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "sd_mod")
@@ -29,63 +32,121 @@ _WELCOME = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "sd_mod")
 # ---------------------------------------------------------------- looking
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What every kernel is looked at with."""
+
+    tree: Tree
+    family: Family
+    bus: DiskBus
+    nic: NicModel
+    names: DeviceNames
+    known: dict[str, GuestKernel]  # by stamp
+    notes: Notes
+
+
 def look(
     tree: Tree,
     family: Family,
-    needed: Sequence[str],
+    bus: DiskBus,
+    nic: NicModel,
+    names: DeviceNames,
     known: Sequence[GuestKernel],
     notes: Notes,
 ) -> tuple[GuestKernel, ...]:
     """Every installed kernel: which one boots next is the boot loader's choice. `known` ones are taken as
-    they are if their initramfs is still the same."""
-    head, _, tail = family.kernel.partition("{}")
-    versions = [
-        name.removeprefix(head).removesuffix(tail)
-        for name in tree.listdir("/boot")
-        if name.startswith(head) and name.endswith(tail)
-    ]
-    stamps = {kernel.stamp: kernel for kernel in known}
-    kernels = []
-    for version in versions:
-        path = f"/boot/{family.initramfs.format(version)}"
-        if not tree.is_file(path):
-            notes.warnings.append(f"kernel {version} has no initramfs {path}")
-            continue
-        try:
-            kernels.append(_look(tree, needed, stamps, version, path, notes))
-        except RefloatError as error:
-            notes.problems.append(f"{path}: {error.message}")
-    if not versions:
-        notes.problems.append("no kernel was found in /boot")
-    elif not kernels and not any("/boot/" in problem for problem in notes.problems):
-        notes.problems.append("no kernel has an initramfs")
-    space = max((kernel.space for kernel in kernels), default=0)
-    free = tree.free_space("/boot")
-    if space and free < space + _SPACE_LEFT:
-        notes.problems.append(f"/boot has {free} bytes free, and {space + _SPACE_LEFT} are needed")
+    they are if their initramfs is still the same.
+
+    A kernel that cannot be adapted is a problem, but one that is older than another that can is only
+    worth a warning: nobody has to choose it.
+    """
+    found = installed.find(tree, family, notes)
+    with_all = _Look(tree, family, bus, nic, names, {kernel.stamp: kernel for kernel in known}, notes)
+    kernels: list[GuestKernel] = []
+    failed: list[tuple[Installed, str]] = []
+    for one in found:
+        adaptable, reasons = _one_kernel(with_all, one)
+        kernels += adaptable
+        failed += [(one, reason) for reason in reasons]
+    newest = max((installed.age(kernel.version) for kernel in kernels), default=())
+    for one, reason in failed:
+        if installed.age(one.version) < newest:
+            notes.warnings.append(f"{reason}; the older kernel {one.version} will not boot any more")
+        else:
+            notes.problems.append(reason)
+    if not found and not any("unified" in problem for problem in notes.problems):
+        ostree = tree.is_directory("/ostree/repo")
+        notes.problems.append(
+            "the system is an image (ostree): its kernels cannot be adapted"
+            if ostree
+            else "no kernel was found in /boot"
+        )
+    _check_space(tree, kernels, notes)
     return tuple(kernels)
 
 
-def _look(
-    tree: Tree,
-    needed: Sequence[str],
-    known: Mapping[str, GuestKernel],
-    version: str,
-    path: str,
-    notes: Notes,
-) -> GuestKernel:
-    modules = KernelModules(tree, version)
+def _one_kernel(look: _Look, one: Installed) -> tuple[list[GuestKernel], list[str]]:
+    """What is known of each of its initramfs, and why some (or the kernel itself) cannot be adapted."""
+    modules = KernelModules(look.tree, one.version)
     if not modules.has("virtio_console"):
-        notes.warnings.append(f"kernel {version} has no virtio_console: it cannot report over virtio-serial")
-    with tree.open(path) as fd:
+        look.notes.warnings.append(
+            f"kernel {one.version} has no virtio_console: it cannot report over virtio-serial"
+        )
+    if not one.initramfs:
+        reason = rootless.limitation(look.tree, look.family, one.kernel, modules, DISK_MODULES[look.bus])
+        kernel = GuestKernel(one.version, "")
+        return ([kernel], []) if reason is None else ([], [f"kernel {one.version} {reason}"])
+    kernels, reasons = [], []
+    for path in one.initramfs:
+        try:
+            kernels.append(_one_initramfs(look, modules, path))
+        except RefloatError as error:
+            reasons.append(f"{path}: {_in_words(look.family, one.version, error)}")
+    return kernels, reasons
+
+
+def _in_words(family: Family, version: str, error: RefloatError) -> str:
+    if not initramfs.rebuild_needed(error):
+        return error.message
+    command = TOOLS[family.initramfs_tool].rebuild.format(version=version)
+    return (
+        f"append is impossible for this format: {error.message}; "
+        f"{command} in the guest, with the drivers in its configuration, makes one that can boot"
+    )
+
+
+def _one_initramfs(look: _Look, modules: KernelModules, path: str) -> GuestKernel:
+    with look.tree.open(path) as fd:
         status = os.fstat(fd)
         stamp = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-        if stamp in known and known[stamp].version == version:
-            return known[stamp]
-        contents = initramfs.scan(fd, version)
-    missing = initramfs.missing(contents, modules, needed)
+        known = look.known.get(stamp)
+        if known is not None and (known.version, known.initramfs) == (modules.version, path):
+            return known
+        contents = scan(fd, modules.version, initramfs.wanted)
+    missing = initramfs.missing(contents, modules, needed_modules(look.bus, look.nic))
+    changed = bool(missing)
+    for inner, done in pins.mended(contents.configs, look.names).items():
+        look.notes.unstable += [f"{path}:{inner}:{edit.line} {edit.old}" for edit in done.edits]
+        look.notes.problems += [f"{path}: {words}" for words in done.problems]
+        look.notes.warnings += [f"{path}: {words}" for words in done.warnings]
+        changed = changed or bool(done.edits)
     space = contents.size + sum(modules.size(name) for name in missing) + initramfs.INDEX_ALLOWANCE
-    return GuestKernel(version, path, missing, space if missing else 0, stamp)
+    return GuestKernel(modules.version, path, missing, space if changed else 0, stamp)
+
+
+def _check_space(tree: Tree, kernels: Iterable[GuestKernel], notes: Notes) -> None:
+    """Each initramfs grows, and is written as a whole beside the old one before it takes its place."""
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for kernel in kernels:
+        status = tree.stat(kernel.initramfs) if kernel.space else None
+        if status is not None:
+            directory = posixpath.dirname(kernel.initramfs)
+            sizes.setdefault(directory, []).append((status.st_size, kernel.space - status.st_size))
+    for directory, grown in sizes.items():
+        needed = max(size for size, _ in grown) + sum(more for _, more in grown) + _SPACE_LEFT
+        free = tree.free_space(directory)
+        if free < needed:
+            notes.problems.append(f"{directory} has {free} bytes free, and {needed} are needed")
 
 
 # ---------------------------------------------------------------- changing
@@ -101,6 +162,8 @@ def drivers(
 ) -> None:
     """Appends to every kernel's initramfs what it lacks."""
     for kernel in facts.kernels:
+        if not kernel.initramfs:
+            continue
         addition = initramfs.addition(
             tree,
             kernel.initramfs,
@@ -108,34 +171,27 @@ def drivers(
             needed=needed_modules(request.disk_bus, request.nic_model),
             force=DISK_MODULES[request.disk_bus],
             welcome=_WELCOME,
-            mend=lambda path, text: grub.rewrite_resume(text, names, path).text,
+            mend=lambda configs: pins.mended(configs, names),
         )
         if addition is not None:
             size, digest = _fingerprint(tree, kernel.initramfs)
             journal.extend(
                 kernel.initramfs,
                 addition.tail,
-                f"drivers appended: {' '.join(addition.added)}",
+                _reason(addition),
                 expect_size=size,
                 expect_sha256=digest,
             )
         progress("initramfs", {"kernel": kernel.version, "added": len(addition.added) if addition else 0})
 
 
-def persistence(tree: Tree, journal: Journal, request: AdaptRequest, progress: Progress) -> None:
-    """The next kernel update builds a new initramfs, which has to hold the same drivers."""
-    if not tree.is_directory("/etc/initramfs-tools"):
-        return
-    old = tree.read_optional(_MODULES_FILE)
-    listed = {line.split()[0] for line in old.splitlines() if line.split()}
-    lines = [name for name in needed_modules(request.disk_bus, request.nic_model) if name not in listed]
-    if lines:
-        glue = "" if not old or old.endswith("\n") else "\n"
-        block = "# Drivers for the virtual hardware since the recovery by Refloat.\n"
-        text = old + glue + block + "".join(f"{name}\n" for name in lines)
-        expect = old if tree.is_file(_MODULES_FILE) else None
-        journal.write_text(_MODULES_FILE, text, "drivers in every future initramfs", expect=expect)
-    progress("persistence", {"modules": len(lines)})
+def _reason(addition: initramfs.Addition) -> str:
+    parts = []
+    if addition.added:
+        parts.append(f"drivers appended: {' '.join(addition.added)}")
+    if addition.mended:
+        parts.append(f"names that follow the bus mended in {' '.join(addition.mended)}")
+    return "; ".join(parts)
 
 
 def _fingerprint(tree: Tree, path: str) -> tuple[int, str]:

@@ -122,7 +122,7 @@ def main_archive() -> bytes:
         for name in ("scsi_mod", "sd_mod", "vmw_pvscsi")
     ]
     members += [file("conf/modules", b"vmw_pvscsi\nsd_mod\n"), file("init", b"#!/bin/sh\n")]
-    members += [file("conf/conf.d/resume", b"RESUME=/dev/sda5\n")]
+    members += [file("conf/conf.d/resume", b"RESUME=/dev/sda5\n"), file("kmod", b"loads modules")]
     return cpio.write(members)
 
 

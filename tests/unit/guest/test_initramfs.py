@@ -15,6 +15,8 @@ import pytest
 from refloat.errors import Failed
 from refloat.guest.linux import compression, cpio, initramfs
 from refloat.guest.linux.compression import BrokenInitramfs
+from refloat.guest.linux.contents import Contents, scan
+from refloat.guest.linux.edits import Edit, Rewritten
 from refloat.guest.linux.modules import KernelModules, ModuleMissing
 from refloat.guest.tree import Tree
 from tests.unit.guest.guests import KERNEL, directory, file, main_archive, make_guest, pack_initramfs
@@ -109,7 +111,9 @@ def test_resume_device_inside_is_mended(tmp_path: Path, guest: Tree) -> None:
         f"/boot/initrd.img-{KERNEL}",
         KernelModules(guest, KERNEL),
         needed=(),
-        mend=lambda path, text: text.replace("/dev/sda5", "UUID=x"),
+        mend=lambda configs: {
+            "conf/conf.d/resume": Rewritten("RESUME=UUID=x\n", (Edit(1, "/dev/sda5", "UUID=x"),))
+        },
     )
     assert added is not None
     members, _ = read(added.tail.lstrip(b"\0"), tmp_path)
@@ -145,7 +149,7 @@ def test_archive_cannot_unpack_outside_of_the_workspace(tmp_path: Path) -> None:
     (tmp_path / "i").write_bytes(archive)
     (tmp_path / "evil").mkdir()
     fd = os.open(tmp_path / "i", os.O_RDONLY)
-    initramfs.scan(fd, KERNEL, tmp_path / "spool")
+    scan(fd, KERNEL, initramfs.wanted, tmp_path / "spool")
     os.close(fd)
     assert not list((tmp_path / "evil").iterdir())
 
@@ -187,7 +191,7 @@ def test_no_initramfs_at_all(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "i").write_bytes(data)
     fd = os.open(tmp_path / "i", os.O_RDONLY)
     with pytest.raises(BrokenInitramfs):
-        initramfs.scan(fd, KERNEL)
+        scan(fd, KERNEL, initramfs.wanted)
     os.close(fd)
 
 
@@ -206,7 +210,7 @@ def test_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_symlinks_in_a_circle(tmp_path: Path) -> None:
-    contents = initramfs.Contents(KERNEL, symlinks={"lib": "usr", "usr": "lib"})
+    contents = Contents(KERNEL, symlinks={"lib": "usr", "usr": "lib"})
     with pytest.raises(BrokenInitramfs, match="circle"):
         contents.resolve("lib/modules")
 
