@@ -4,47 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from refloat.guest.families import ALL_STACKS, IFUPDOWN, Family, NetworkStack
-from refloat.guest.linux.network import ifupdown
+from refloat.guest.families import Family
+from refloat.guest.linux.network import resolver, stacks
 from refloat.guest.notes import Notes
 from refloat.guest.tree import Tree
-from refloat.model import NicConfig
+from refloat.model import LinkKind, NicConfig
+
+_PATTERN = "*?[:"
 
 
 def look(tree: Tree, family: Family | None, notes: Notes) -> tuple[tuple[NicConfig, ...], str]:
-    """The interfaces that the guest's own files configure, and the name of the stack in use."""
-    in_use = [stack for stack in ALL_STACKS if _is_used(tree, stack)]
-    files = ifupdown.ifupdown_files(tree)
-    resolver = tree.read_optional("/etc/resolv.conf")
-    nics = ifupdown.ifupdown_nics(files, resolver)
-    if nics:
-        in_use.insert(0, IFUPDOWN)
-    for stack in in_use:
-        if family and stack not in family.stacks:
-            notes.problems.append(f"the network is configured by {stack.name}, which cannot be restored yet")
-    if not in_use:
-        notes.warnings.append("no network configuration was found")
-    notes.warnings += [f"{where} sets a MAC itself" for where in ifupdown.pinned_addresses(files)]
-    return nics, in_use[0].name if in_use else ""
+    """The interfaces that the guest's own files configure, and the name of the stack in use.
 
-
-def _is_used(tree: Tree, stack: NetworkStack) -> bool:
-    """Whether a stack other than ifupdown has a file that configures something."""
-    if stack is IFUPDOWN:
-        return False
-    return any(
-        name.endswith((".yaml", ".yml", ".nmconnection", ".network"))
-        for path in stack.evidence
-        for name in tree.listdir(path)
-    )
+    Several stacks may share a guest: "ifupdown+networkmanager". Empty where it is not certain.
+    """
+    stack, said = stacks.in_use(tree)
+    notes.warnings += said
+    if not stack:
+        return (), ""
+    notes.problems += [
+        f"{path} is a symlink to {tree.real(path)}: it cannot be restored"
+        for name in stacks.stacks_of(stack)
+        for path in stacks.DIALECTS[name].collect(tree)
+        if not stacks.DIALECTS[name].owns(tree.real(path))
+    ]
+    parsed = stacks.read(stack, files(tree, stack))
+    notes.problems += [f"cannot understand {problem}" for problem in parsed.problems]
+    notes.warnings += parsed.warnings
+    return parsed.nics, stack
 
 
 def files(tree: Tree, stack: str) -> dict[str, str]:
     """The guest's files of this stack: real path -> text, in the order of reading."""
-    raise NotImplementedError
+    found: dict[str, str] = {}
+    for name in stacks.stacks_of(stack):
+        for path, text in stacks.DIALECTS[name].collect(tree).items():
+            found.setdefault(tree.real(path), text)
+    return found | resolver.collect(tree)
 
 
 def names_used(files: Mapping[str, str], stack: str) -> tuple[str, ...]:
     """The names of physical interfaces on which the configuration depends. None for an interface that
     is found by its MAC or by a pattern."""
-    raise NotImplementedError
+    nics = stacks.read(stack, files).nics
+    physical = [nic.name for nic in nics if nic.kind is LinkKind.ETHERNET]
+    return tuple(name for name in physical if not set(name) & set(_PATTERN))

@@ -1,36 +1,76 @@
-"""A guest's own network configuration: what its NICs are called and which addresses they hold."""
+"""ifupdown: /etc/network/interfaces and what it sources. Debian's words, busybox' and ifupdown-ng's."""
 
 from __future__ import annotations
 
 import fnmatch
-import ipaddress
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from refloat.guest.linux.network.draft import Draft, Parsed, finished, mac_of, mtu_of, number
 from refloat.guest.tree import Tree
-from refloat.model import NicConfig, NicMethod
+from refloat.model import LinkKind, NicMethod
 
+NAME = "ifupdown"
 INTERFACES = "/etc/network/interfaces"
 _FILE_LIMIT = 64
 # run-parts(8) names, as source-directory takes them.
 _RUN_PARTS = re.compile(r"[A-Za-z0-9_-]+")
 # Options by which an interface is stacked on others; "_" and "-" are the same to ifupdown.
-_MEMBERS = ("bridge-ports", "bond-slaves", "slaves", "vlan-raw-device")
-_ALIAS = re.compile(r"[:.]")
+_BONDED = ("bond-slaves", "bond-members", "slaves")
+_BRIDGED = ("bridge-ports",)
+_NO_MEMBERS = frozenset({"none", "auto", "all"})
+_VLAN = re.compile(r"(?:(?P<parent>[^.:]+)\.|vlan)0*(?P<id>[0-9]{1,4})")
+_HOOKS = ("up", "post-up")
+_METHODS = {
+    "static": NicMethod.STATIC,
+    "dhcp": NicMethod.DHCP,
+    "bootp": NicMethod.DHCP,
+    "auto": NicMethod.AUTO,
+}
 
 
-@dataclass
-class _Interface:
-    """All stanzas of one name."""
+@dataclass(frozen=True)
+class Line:
+    """A logical line: `first` and `last` are the physical ones, from 0."""
 
-    methods: list[str] = field(default_factory=list)
-    addresses: list[str] = field(default_factory=list)
-    gateway: str = ""
-    dns: list[str] = field(default_factory=list)
-    search: list[str] = field(default_factory=list)
-    members: list[str] = field(default_factory=list)
+    first: int
+    last: int
+    words: tuple[str, ...]
+
+    @property
+    def keyword(self) -> str:
+        return self.words[0].replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Stanza:
+    """ "iface NAME FAMILY METHOD" and its options."""
+
+    head: Line
+    options: tuple[Line, ...]
+
+    @property
+    def name(self) -> str:
+        return self.head.words[1]
+
+    @property
+    def base(self) -> str:
+        """An alias ("eth0:1") only adds addresses to its interface."""
+        return self.name.partition(":")[0]
+
+    @property
+    def six(self) -> bool:
+        return self.head.words[2:3] == ("inet6",)
+
+    @property
+    def method(self) -> str:
+        """Empty for ifupdown-ng's short form, which tells it by the options."""
+        return self.head.words[3] if len(self.head.words) > 3 else ""
+
+
+# ---------------------------------------------------------------- files
 
 
 def ifupdown_files(tree: Tree) -> dict[str, str]:
@@ -47,11 +87,11 @@ def ifupdown_files(tree: Tree) -> dict[str, str]:
 
 
 def _sourced(tree: Tree, path: str, text: str) -> Iterator[str]:
-    for words in logical_lines(text):
-        if words[0] == "source" and len(words) > 1:
-            yield from _glob(tree, posixpath.join(posixpath.dirname(path), words[1]))
-        elif words[0] == "source-directory" and len(words) > 1:
-            directory = posixpath.join(posixpath.dirname(path), words[1])
+    for line in logical_lines(text):
+        if line.keyword == "source" and len(line.words) > 1:
+            yield from _glob(tree, posixpath.join(posixpath.dirname(path), line.words[1]))
+        elif line.keyword == "source-directory" and len(line.words) > 1:
+            directory = posixpath.join(posixpath.dirname(path), line.words[1])
             names = tree.listdir(directory)
             yield from (f"{directory.rstrip('/')}/{name}" for name in names if _RUN_PARTS.fullmatch(name))
 
@@ -65,140 +105,149 @@ def _glob(tree: Tree, pattern: str) -> Iterator[str]:
             yield f"{directory}/{entry}"
 
 
-def logical_lines(text: str) -> Iterator[list[str]]:
-    """The words of each line, continued lines joined; comments and empty lines are left out."""
-    for line in text.replace("\\\n", " ").split("\n"):
-        words = line.split()
+# ---------------------------------------------------------------- lines and stanzas
+
+
+def logical_lines(text: str) -> Iterator[Line]:
+    """Lines with continued ones joined; comments and empty lines are left out."""
+    joined, first = "", 0
+    for index, physical in enumerate(text.split("\n")):
+        if not joined:
+            first = index
+        # A comment ends with its line, whatever that ends with.
+        comment = not joined and physical.lstrip().startswith("#")
+        if physical.endswith("\\") and not comment:
+            joined += physical[:-1] + " "
+            continue
+        words = (joined + physical).split()
+        joined = ""
         if words and not words[0].startswith("#"):
-            yield words
+            yield Line(first, index, tuple(words))
 
 
-def ifupdown_nics(files: Mapping[str, str], resolv_conf: str = "") -> tuple[NicConfig, ...]:
-    """The physical interfaces that ifupdown configures, in the natural order of their names.
-
-    The addresses of aliases, VLANs, bridges and bonds count for the (first) NIC that carries them.
-    """
-    interfaces = _parse(files.values())
-    interfaces.pop("lo", None)
-    carrier = {name: _carrier(name, interfaces) for name in interfaces}
-    dns, search = _resolver(resolv_conf)
-    nics: dict[str, NicConfig] = {}
-    for name in sorted(carrier, key=lambda name: (name != carrier[name], natural(name))):
-        own, base = interfaces[name], carrier[name]
-        nics[base] = _merged(nics.get(base), base, own)
-        for member in own.members:
-            nics.setdefault(_base(member), NicConfig(_base(member), NicMethod.NONE))
-    static = next((nic.name for nic in nics.values() if nic.gateway), None)
-    return tuple(
-        _with_resolver(nic, dns, search, nic.name == static or static is None)
-        for nic in sorted(nics.values(), key=lambda nic: natural(nic.name))
-        if nic.name not in interfaces or not interfaces[nic.name].members
-    )
+def stanzas(text: str) -> Iterator[Stanza]:
+    head: Line | None = None
+    options: list[Line] = []
+    for line in logical_lines(text):
+        keyword = line.keyword
+        other = keyword in ("auto", "mapping", "source", "source-directory", "no-auto-down", "no-scripts")
+        if keyword != "iface" and not other and not keyword.startswith("allow-"):
+            options.append(line)
+            continue
+        if head is not None:
+            yield Stanza(head, tuple(options))
+        head, options = (line if keyword == "iface" and len(line.words) > 1 else None), []
+    if head is not None:
+        yield Stanza(head, tuple(options))
 
 
-def pinned_addresses(files: Mapping[str, str]) -> tuple[str, ...]:
-    """Where a file sets a NIC's MAC itself, which works against the MAC of the plan."""
-    found = []
+# ---------------------------------------------------------------- what they say
+
+
+def parse(files: Mapping[str, str]) -> Parsed:
+    """Every interface of the files; aliases are part of theirs."""
+    drafts: dict[str, Draft] = {}
+    problems: list[str] = []
     for path, text in files.items():
-        found += [f"{path}: {' '.join(words)}" for words in logical_lines(text) if words[0] == "hwaddress"]
-    return tuple(found)
+        for stanza in stanzas(text):
+            draft = drafts.setdefault(stanza.base, Draft(stanza.base))
+            draft.sources.append(path)
+            _method(draft, stanza)
+            problems += _options(draft, stanza, path)
+    for draft in drafts.values():
+        _stack(draft)
+    return finished(drafts, problems)
 
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """A sort key by which ens192 comes before ens1024."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
-
-
-def _parse(texts: Iterable[str]) -> dict[str, _Interface]:
-    interfaces: dict[str, _Interface] = {}
-    for text in texts:
-        current: _Interface | None = None
-        for words in logical_lines(text):
-            keyword = words[0].replace("_", "-")
-            if keyword == "iface" and len(words) >= 2:
-                current = interfaces.setdefault(words[1], _Interface())
-                current.methods += words[3:4]
-            elif keyword in ("auto", "mapping", "source", "source-directory") or keyword.startswith("allow-"):
-                current = None
-            elif current is not None:
-                _option(current, keyword, words[1:])
-    return interfaces
-
-
-def _option(interface: _Interface, keyword: str, values: list[str]) -> None:
-    if not values:
-        return
-    if keyword == "address":
-        interface.addresses.append(values[0])
-    elif keyword == "netmask" and interface.addresses and "/" not in interface.addresses[-1]:
-        interface.addresses[-1] = _with_prefix(interface.addresses[-1], values[0])
-    elif keyword == "gateway":
-        interface.gateway = interface.gateway or values[0]
-    elif keyword in ("dns-nameservers", "dns-nameserver"):
-        interface.dns += values
-    elif keyword in ("dns-search", "dns-domain"):
-        interface.search += values
-    elif keyword in _MEMBERS:
-        interface.members += [value for value in values if value not in ("none", "auto", "regex", "all")]
-
-
-def _with_prefix(address: str, netmask: str) -> str:
-    if netmask.isdigit():
-        return f"{address}/{netmask}"
-    try:
-        return f"{address}/{ipaddress.ip_network(f'0.0.0.0/{netmask}').prefixlen}"
-    except ValueError:
-        return address
-
-
-def _base(name: str) -> str:
-    return _ALIAS.split(name, maxsplit=1)[0]
-
-
-def _carrier(name: str, interfaces: Mapping[str, _Interface], depth: int = 0) -> str:
-    """The NIC below an alias, a VLAN, a bridge or a bond."""
-    members = interfaces[name].members if name in interfaces else []
-    if members and depth < 8:
-        return _carrier(members[0], interfaces, depth + 1)
-    base = _base(name)
-    if base != name and depth < 8:
-        return _carrier(base, interfaces, depth + 1)
-    return base
-
-
-def _merged(known: NicConfig | None, name: str, own: _Interface) -> NicConfig:
-    method = NicMethod.NONE
-    if "static" in own.methods:
-        method = NicMethod.STATIC
-    elif {"dhcp", "auto"} & set(own.methods):
+def _method(draft: Draft, stanza: Stanza) -> None:
+    method = _METHODS.get(stanza.method, NicMethod.NONE)
+    if not stanza.method and any(line.words[:2] == ("use", "dhcp") for line in stanza.options):
         method = NicMethod.DHCP
-    if known is None:
-        known = NicConfig(name, NicMethod.NONE)
-    return NicConfig(
-        name,
-        known.method if known.method is not NicMethod.NONE else method,
-        tuple(dict.fromkeys((*known.addresses, *own.addresses))),
-        known.gateway or own.gateway,
-        tuple(dict.fromkeys((*known.dns, *own.dns))),
-        tuple(dict.fromkeys((*known.search, *own.search))),
+    if stanza.six:
+        draft.method6 = method if draft.method6 is NicMethod.NONE else draft.method6
+    elif draft.method is NicMethod.NONE:
+        draft.method = NicMethod.DHCP if method is NicMethod.AUTO else method
+
+
+def _options(draft: Draft, stanza: Stanza, path: str) -> Iterator[str]:
+    netmask = next(
+        (line.words[1] for line in stanza.options if line.keyword == "netmask" and line.words[1:]), ""
     )
+    for line in stanza.options:
+        wrong = ""
+        values = line.words[1:]
+        if line.keyword in _HOOKS:
+            wrong = _hook(draft, values)
+        elif values and line.keyword == "address":
+            wrong = draft.address(values[0], netmask)
+        elif values and line.keyword == "gateway":
+            wrong = draft.set_gateway(values[0])
+        elif values:
+            _option(draft, line.keyword, values)
+        if wrong:
+            yield f"{path}:{line.first + 1} {wrong}"
 
 
-def _resolver(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    dns: list[str] = []
-    search: list[str] = []
-    for words in logical_lines(text):
-        if words[0] == "nameserver":
-            dns += words[1:2]
-        elif words[0] in ("search", "domain"):
-            search = words[1:]
-    return tuple(dns), tuple(search)
+def _option(draft: Draft, keyword: str, values: tuple[str, ...]) -> None:
+    if keyword in ("dns-nameservers", "dns-nameserver"):
+        draft.dns += values
+    elif keyword in ("dns-search", "dns-domain"):
+        draft.search += values
+    elif keyword == "mtu":
+        draft.mtu = mtu_of(values[0])
+    elif keyword == "hwaddress":
+        draft.mac = mac_of(values[-1])
+    elif keyword in _BONDED or keyword in _BRIDGED:
+        draft.kind = LinkKind.BOND if keyword in _BONDED else LinkKind.BRIDGE
+        named = values[: values.index("regex")] if "regex" in values else values
+        draft.members += [value for value in named if value not in _NO_MEMBERS]
+    elif keyword == "bond-mode":
+        draft.kind, draft.bond_mode = LinkKind.BOND, values[0]
+    elif keyword == "vlan-raw-device":
+        draft.kind, draft.members = LinkKind.VLAN, [values[0]]
+    elif keyword == "vlan-id":
+        draft.vlan_id = number(values[0], 0, 4095)
 
 
-def _with_resolver(
-    nic: NicConfig, dns: tuple[str, ...], search: tuple[str, ...], concerned: bool
-) -> NicConfig:
-    """/etc/resolv.conf speaks for the NIC with the gateway, where its stanza names no servers."""
-    if not concerned or nic.method is not NicMethod.STATIC:
-        return nic
-    return NicConfig(nic.name, nic.method, nic.addresses, nic.gateway, nic.dns or dns, nic.search or search)
+def _stack(draft: Draft) -> None:
+    """A VLAN that is known by its name alone ("eth0.10", "vlan10")."""
+    match = _VLAN.fullmatch(draft.name)
+    if not match or draft.kind in (LinkKind.BOND, LinkKind.BRIDGE):
+        return
+    if match["parent"] and not draft.members:
+        draft.kind, draft.members = LinkKind.VLAN, [match["parent"]]
+    if draft.kind is LinkKind.VLAN and draft.vlan_id is None:
+        draft.vlan_id = number(match["id"], 0, 4095)
+
+
+def _hook(draft: Draft, words: tuple[str, ...]) -> str:
+    """Routes of the usual commands. All else that a hook does stays unknown, and stays."""
+    plain = [word for word in words if word not in ("-4", "-6")]
+    program = posixpath.basename(plain[0]) if plain else ""
+    if program == "ip" and plain[1:3] in (["route", "add"], ["route", "replace"]):
+        return _ip_route(draft, plain[3:])
+    if program == "route" and plain[1:2] == ["add"]:
+        return _old_route(draft, plain[2:])
+    return ""
+
+
+def _ip_route(draft: Draft, words: list[str]) -> str:
+    options = dict(zip(words[1::2], words[2::2], strict=False))
+    known = len(words) % 2 == 1 and not set(options) - {"via", "dev", "metric"}
+    if not known or _foreign(words) or options.get("dev", draft.name) not in (draft.name, "$IFACE"):
+        return ""
+    return draft.route(words[0], options.get("via", ""), number(options.get("metric", ""), 0, 10**7))
+
+
+def _old_route(draft: Draft, words: list[str]) -> str:
+    words = [word for word in words if word not in ("-net", "-host")]
+    options = dict(zip(words[1::2], words[2::2], strict=False))
+    if len(words) % 2 != 1 or set(options) - {"gw", "dev", "netmask", "metric"} or _foreign(words):
+        return ""
+    to = f"{words[0]}/{options['netmask']}" if "netmask" in options else words[0]
+    return draft.route(to, options.get("gw", ""), number(options.get("metric", ""), 0, 10**7))
+
+
+def _foreign(words: Iterable[str]) -> bool:
+    """Whether a command has words that only a shell could tell."""
+    return any(set(word) & set("|&;<>()`") or ("$" in word and word != "$IFACE") for word in words)

@@ -21,7 +21,8 @@ class Rendered:
     """One adapter of the plan. `old_name` is its name in the guest's files (it may be a pattern where
     these say so: networkd's "Name=ens*"); `mac` the planned address, `source_mac` that at the source.
 
-    `config` holds what a re-addressing is to give; for the other modes only its name counts.
+    `config` and `above` (the VLANs, bonds and bridges that stand on it) hold what readdress and dhcp are to
+    give, under the old names; to restore, only the name counts.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Rendered:
     mode: NetworkMode
     mac: str = ""
     source_mac: str = ""
+    above: tuple[NicConfig, ...] = ()
 
     @property
     def placeholder(self) -> str:
