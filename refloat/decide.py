@@ -33,16 +33,30 @@ def decide(
     nic_model: NicModel,
     choice: AdaptChoice,
     nics: Sequence[PlannedNic] = (),
+    destination_cpu_level: int | None = None,
 ) -> Decision:
-    """The decision for this guest on that hardware, under the policy's choice; `nics` as they are planned."""
+    """The decision for this guest on that hardware, under the policy's choice; `nics` as they are planned.
+
+    `destination_cpu_level` is the x86-64 level of the destination's processor, where it is known.
+    """
     if choice is AdaptChoice.NEVER:
         return Decision(Action.SKIP, ("the policy says: never adapt",))
     if facts.problems:
         return Decision(Action.REFUSE, facts.problems)
-    if source.firmware is not facts.firmware:
+    firmwares = facts.firmwares or (facts.firmware,)
+    if source.firmware not in firmwares:
+        installed = " and ".join(firmwares)
         return Decision(
             Action.REFUSE,
-            (f"the platform says firmware {source.firmware}, the disk is installed for {facts.firmware}",),
+            (f"the platform says firmware {source.firmware}, the disk is installed for {installed}",),
+        )
+    if destination_cpu_level is not None and destination_cpu_level < facts.cpu_level:
+        return Decision(
+            Action.REFUSE,
+            (
+                f"{facts.os_name} needs a processor of the level x86-64-v{facts.cpu_level},"
+                f" the destination's has x86-64-v{destination_cpu_level}",
+            ),
         )
     needs = [*_needs(facts, source, disk_bus, nic_model), *_rewrites(nics)]
     if needs:

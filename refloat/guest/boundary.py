@@ -21,8 +21,27 @@ class BoundaryViolation(Failed):
 
 @dataclass(frozen=True)
 class Rule:
+    """`any_case`: on vfat, where any spelling opens the same file."""
+
     pattern: str
     because: str
+    any_case: bool = False
+
+
+_CMDLINE = "names of storage devices on the kernel's command line"
+
+
+def _esp(mount: str) -> tuple[Rule, ...]:
+    """What may change on an EFI system partition that is mounted there."""
+    return (
+        Rule(f"{mount}/EFI/*/grub.cfg", _CMDLINE, any_case=True),
+        Rule(f"{mount}/EFI/*/grub.conf", _CMDLINE, any_case=True),
+        Rule(f"{mount}/EFI/*/grubenv", _CMDLINE, any_case=True),
+        Rule(f"{mount}/EFI/syslinux/*.cfg", _CMDLINE, any_case=True),
+        Rule(f"{mount}/loader/entries/*.conf", _CMDLINE, any_case=True),
+        Rule(f"{mount}/EFI/BOOT", "holds what a firmware without boot entries starts", any_case=True),
+        Rule(f"{mount}/EFI/BOOT/*.efi", "what a firmware without boot entries starts", any_case=True),
+    )
 
 
 FORBIDDEN = (
@@ -55,8 +74,30 @@ ALLOWED = (
     Rule("/etc/mdadm.conf", "names of storage devices"),
     Rule("/etc/mdadm/mdadm.conf", "names of storage devices"),
     Rule("/etc/lvm/lvmlocal.conf", "the devices file pins physical volumes to ids of the old disks"),
-    Rule("/etc/default/grub", "names of storage devices on the kernel's command line"),
-    Rule("/boot/grub/grub.cfg", "names of storage devices on the kernel's command line"),
+    Rule("/etc/default/grub", _CMDLINE),
+    Rule("/etc/default/grub.d/*.cfg", _CMDLINE),
+    Rule("/etc/grub.d/*custom*", _CMDLINE),
+    Rule("/etc/kernel/cmdline", _CMDLINE),
+    Rule("/etc/cmdline.d/*.conf", _CMDLINE),
+    Rule("/etc/sysconfig/bootloader", _CMDLINE),
+    Rule("/etc/update-extlinux.conf", _CMDLINE),
+    Rule("/boot/grub/grub.cfg", _CMDLINE),
+    Rule("/boot/grub2/grub.cfg", _CMDLINE),
+    Rule("/boot/grub/custom.cfg", _CMDLINE),
+    Rule("/boot/grub2/custom.cfg", _CMDLINE),
+    Rule("/boot/grub/grubenv", _CMDLINE),
+    Rule("/boot/grub2/grubenv", _CMDLINE),
+    Rule("/boot/grub/menu.lst", _CMDLINE),
+    Rule("/boot/grub/grub.conf", _CMDLINE),
+    Rule("/boot/grub/device.map", "the disk's new name, for grub-install"),
+    Rule("/boot/grub2/device.map", "the disk's new name, for grub-install"),
+    Rule("/boot/loader/entries/*.conf", _CMDLINE, any_case=True),
+    Rule("/boot/extlinux.conf", _CMDLINE),
+    Rule("/extlinux.conf", _CMDLINE),
+    Rule("/boot/extlinux/*.conf", _CMDLINE),
+    Rule("/boot/extlinux/*.cfg", _CMDLINE),
+    Rule("/boot/syslinux/*.cfg", _CMDLINE),
+    *(rule for esp in ("/boot/efi", "/efi", "/boot") for rule in _esp(esp)),
     Rule("/boot/initrd.img-*", "drivers for the destination's disks"),
     Rule("/boot/initrd-*", "drivers for the destination's disks"),
     Rule("/boot/initramfs-*", "drivers for the destination's disks"),
@@ -81,18 +122,29 @@ ALLOWED = (
     Rule("/etc/systemd/system/refloat-*.service", "first-boot units, removed by the guest itself"),
     Rule("/etc/systemd/system/*.target.wants", "where the units are enabled"),
     Rule("/etc/systemd/system/*.target.wants/refloat-*.service", "enables the first-boot units"),
+    Rule("/etc/init.d/refloat-firstboot", "first-boot service, removed by the guest itself"),
+    Rule("/etc/runlevels/boot/refloat-firstboot", "enables the first-boot service"),
+    Rule("/etc/rc*.d/S*refloat-firstboot", "enables the first-boot service"),
+    Rule("/etc/rc.d/rc*.d/S*refloat-firstboot", "enables the first-boot service"),
+    Rule("/etc/init.d/rc*.d/S*refloat-firstboot", "enables the first-boot service"),
+    Rule("/etc/init.d/.depend.boot", "lists the first-boot service, which takes itself out again"),
+    Rule("/etc/systemd/network", "holds the adapters' names"),
+    Rule("/etc/systemd/network/10-refloat-*.link", "an adapter keeps the name that the guest knows"),
+    Rule("/etc/udev/rules.d", "holds the adapters' names"),
+    Rule("/etc/udev/rules.d/70-refloat-names.rules", "an adapter keeps the name that the guest knows"),
 )
 
 
 @cache
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str, any_case: bool) -> re.Pattern[str]:
     parts = re.split(r"(\*\*|\*)", pattern)
     table = {"**": ".*", "*": "[^/]*"}
-    return re.compile("".join(table.get(part, re.escape(part)) for part in parts), re.DOTALL)
+    flags = re.DOTALL | re.IGNORECASE if any_case else re.DOTALL
+    return re.compile("".join(table.get(part, re.escape(part)) for part in parts), flags)
 
 
 def _first(rules: tuple[Rule, ...], path: str) -> Rule | None:
-    return next((rule for rule in rules if _compiled(rule.pattern).fullmatch(path)), None)
+    return next((rule for rule in rules if _compiled(rule.pattern, rule.any_case).fullmatch(path)), None)
 
 
 def limitation(path: str) -> str | None:

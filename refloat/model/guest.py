@@ -123,6 +123,8 @@ class GuestFacts:
     unstable_names: tuple[str, ...] = ()  # "/etc/fstab:1 /dev/sda1" that change with the disk bus
     problems: tuple[str, ...] = ()  # why this guest cannot be adapted, in words
     warnings: tuple[str, ...] = ()
+    firmwares: tuple[Firmware, ...] = ()  # all that a boot loader is installed for; empty: `firmware` alone
+    cpu_level: int = 1  # the x86-64 level that the guest's programs need (psABI: 1 to 4)
 
 
 class ChangeKind(StrEnum):
