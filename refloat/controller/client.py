@@ -140,9 +140,15 @@ class ControllerClient:
         bus: DiskBus,
         nic: NicModel,
         progress: Progress | None = None,
+        luks_keys: Mapping[str, str] | None = None,
     ) -> GuestFacts:
-        """`bus` and `nic` are the destination's: the facts name what the guest lacks for them."""
+        """`bus` and `nic` are the destination's: the facts name what the guest lacks for them.
+
+        `luks_keys` are passphrases by the UUID of the container; they travel on standard input alone.
+        """
         request = {"disks": encode(tuple(disks)), "bus": bus.value, "nic": nic.value}
+        if luks_keys:
+            request["luks_keys"] = dict(luks_keys)
         return self._decoded(GuestFacts, self.call(["inspect"], _json(request), progress, _ADAPT))
 
     def adapt(self, request: AdaptRequest, facts: GuestFacts, progress: Progress | None = None) -> Adaptation:

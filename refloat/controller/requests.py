@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from refloat.codec import DecodeError, decode
@@ -13,14 +14,20 @@ from refloat.model import AdaptRequest, DiskBus, GuestFacts, NicModel, PlannedDi
 _SYSTEM_MODULES = "/usr/lib/python3/dist-packages"
 
 
-def read_inspect_request(stream: BinaryIO) -> tuple[tuple[PlannedDisk, ...], DiskBus, NicModel]:
-    data = _load(stream, {"disks", "bus", "nic"})
+@dataclass(frozen=True)
+class InspectRequest:
+    """`luks_keys` are passphrases by the UUID of the container. They are never shown or logged."""
+
+    disks: tuple[PlannedDisk, ...]
+    bus: DiskBus
+    nic: NicModel
+    luks_keys: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def read_inspect_request(stream: BinaryIO) -> InspectRequest:
+    data = _load(stream, {"disks", "bus", "nic"}, {"luks_keys"})
     try:
-        return (
-            decode(tuple[PlannedDisk, ...], data["disks"]),
-            decode(DiskBus, data["bus"]),
-            decode(NicModel, data["nic"]),
-        )
+        return decode(InspectRequest, data)
     except DecodeError as error:
         raise _bad(str(error))
 
@@ -39,12 +46,14 @@ def use_system_modules() -> None:
         sys.path.append(_SYSTEM_MODULES)
 
 
-def _load(stream: BinaryIO, keys: set[str]) -> dict[str, object]:
+def _load(
+    stream: BinaryIO, keys: set[str], optional: frozenset[str] | set[str] = frozenset()
+) -> dict[str, object]:
     try:
         data = json.loads(stream.read())
     except ValueError as error:
         raise _bad(f"no JSON: {error}")
-    if not isinstance(data, dict) or set(data) != keys:
+    if not isinstance(data, dict) or set(data) - optional != keys:
         raise _bad(f"expected an object of {', '.join(sorted(keys))}")
     return data
 

@@ -14,22 +14,24 @@ from pathlib import Path
 from refloat.codec import decode, encode
 from refloat.durable import write_durably
 from refloat.errors import Refused
-from refloat.guest.disk import SYSTEM_MOUNTS, Found, find_filesystems, flush, mounted_system
+from refloat.guest.disk import SYSTEM_MOUNTS, Found, flush, is_system, mounted_system, mounts_of
 from refloat.guest.families import FAMILIES, Family
-from refloat.guest.firstboot.staging import network_paths, staging
-from refloat.guest.inspect import examine, place
+from refloat.guest.firstboot.staging import stage
+from refloat.guest.inspect import examine
 from refloat.guest.journal import Journal
 from refloat.guest.linux import boot, guards, kernels, persistence, storage
 from refloat.guest.linux.edits import Progress
-from refloat.guest.linux.network import ifupdown
 from refloat.guest.linux.selinux import labels
-from refloat.guest.linux.storage import FSTAB
+from refloat.guest.root import place, read_texts, subvolume_now
+from refloat.guest.stack import opened
 from refloat.guest.tree import Tree
 from refloat.model import (
     Adaptation,
     AdaptRequest,
     GuestCaps,
     GuestFacts,
+    GuestFilesystem,
+    Mount,
     Remediation,
 )
 
@@ -48,13 +50,14 @@ def adapt(
     Refused before anything was changed, Failed or Conflict after something may have been.
     """
     check(facts)
-    found = _same_system(find_filesystems(devices), facts)
-    progress("mount", {"root": facts.root.uuid})
-    with mounted_system(found, run_dir / "mnt", writable=True) as tree:
-        facts = _facts_before(run_dir, lambda: _look_again(tree, found, request, facts))
-        check(facts)
-        journal = Journal(run_dir, tree, labels=labels(tree))
-        change(tree, journal, request, facts, progress)
+    with opened(devices, request.luks_keys) as volumes:
+        found = _same_system(volumes.found, facts)
+        progress("mount", {"root": facts.root.uuid})
+        with mounted_system(found, run_dir / "mnt", writable=True) as tree:
+            facts = _facts_before(run_dir, lambda: _look_again(tree, found, request, facts))
+            check(facts)
+            journal = Journal(run_dir, tree, labels=labels(tree))
+            change(tree, journal, request, facts, progress)
     progress("flush", {"changes": len(journal.changes())})
     flush(devices)
     return Adaptation(_caps(request, facts), journal.changes(), facts)
@@ -67,7 +70,7 @@ def change(
     family = check(facts)
     names = storage.DeviceNames([disk.key for disk in request.disks], facts.filesystems)
     storage.change(tree, journal, names, progress)
-    boot.change(tree, journal, family, names, progress)
+    boot.change(tree, journal, family, request, facts, names, progress)
     kernels.drivers(tree, journal, facts, request, names, progress)
     persistence.change(tree, journal, facts, request, progress)
     guards.change(tree, journal, request, progress)
@@ -85,38 +88,55 @@ def check(facts: GuestFacts) -> Family:
 
 
 def _same_system(present: Sequence[Found], facts: GuestFacts) -> tuple[Found, ...]:
-    """What is on the disks, with the mount points that are known; the root system's filesystems are
-    proven by their UUIDs to be those that were inspected."""
-    known = {(one.disk, one.partition): one for one in facts.filesystems}
-    system = {where for where, one in known.items() if one.mountpoint in ("/", *SYSTEM_MOUNTS)}
+    """What is on the disks, under the names and with the mount points that are known; the root system's
+    filesystems are proven by their UUIDs to be those that were inspected."""
+    system = [one for one in facts.filesystems if is_system(one)]
     found = []
     for one in present:
-        where = (one.filesystem.disk, one.filesystem.partition)
-        inspected = known.get(where)
-        if where in system and inspected:
-            system.remove(where)
+        inspected = next((other for other in facts.filesystems if _same_place(one.filesystem, other)), None)
+        if inspected in system:
+            system.remove(inspected)
             if (one.filesystem.kind, one.filesystem.uuid) != (inspected.kind, inspected.uuid):
                 raise _changed(
                     f"{one.describe()} is not the filesystem that was inspected ({inspected.uuid})"
                 )
-        mountpoint = inspected.mountpoint if inspected else ""
-        found.append(replace(one, filesystem=replace(one.filesystem, mountpoint=mountpoint)))
+        here = replace(one.filesystem, mountpoint="", mounts=())
+        if inspected:
+            here = replace(
+                here,
+                mountpoint=inspected.mountpoint,
+                mounts=inspected.mounts,
+                volume=inspected.volume,
+                names=inspected.names,
+            )
+        found.append(replace(one, filesystem=here))
     if system:
-        missing = ", ".join(f"{disk} partition {number}" for disk, number in sorted(system))
+        missing = ", ".join(one.volume or f"{one.disk} partition {one.partition}" for one in system)
         raise _changed(f"the guest's {missing} is not there any more")
     return tuple(found)
+
+
+def _same_place(present: GuestFilesystem, inspected: GuestFilesystem) -> bool:
+    """A volume may have got another name from the guest's own files when it was inspected."""
+    if (present.disk, present.partition) != (inspected.disk, inspected.partition):
+        return False
+    return present.volume == inspected.volume or bool(present.volume and present.volume in inspected.names)
 
 
 def _look_again(tree: Tree, found: Sequence[Found], request: AdaptRequest, facts: GuestFacts) -> GuestFacts:
     """The facts of this moment. A guest that mounts its system from elsewhere by now is refused."""
     root = next(one for one in found if one.filesystem.mountpoint == "/")
     order = [disk.key for disk in request.disks]
-    placed = place(found, root, tree.read_text(FSTAB), order)
+    texts = read_texts(tree)
+    placed = place(found, root, texts, order, subvolume_now(root, texts))
     for before, after in zip(found, placed, strict=True):
-        points = {before.filesystem.mountpoint, after.filesystem.mountpoint}
-        if len(points) == 2 and points & {"/", *SYSTEM_MOUNTS}:
+        if _system_mounts(before) != _system_mounts(after):
             raise _changed(f"{after.describe()} is mounted elsewhere than when the guest was inspected")
     return examine(tree, placed, order, request.disk_bus, request.nic_model, facts.kernels)
+
+
+def _system_mounts(found: Found) -> set[Mount]:
+    return {mount for mount in mounts_of(found.filesystem) if mount.point in ("/", *SYSTEM_MOUNTS)}
 
 
 def _facts_before(run_dir: Path, look: Callable[[], GuestFacts]) -> GuestFacts:
@@ -138,14 +158,15 @@ def first_boot(
     tree: Tree, journal: Journal, request: AdaptRequest, facts: GuestFacts, progress: Progress
 ) -> None:
     """The units come last: a guest that was only half adapted has nothing that would run in it."""
-    files = network_paths(tree, ifupdown.ifupdown_files(tree))
-    staged = staging(request, files, facts.nics)
+    staged = stage(tree, request, facts)
     for path in staged.directories:
         journal.directory(path, "holds first-boot files")
     for path, file in staged.files.items():
-        journal.write(path, file.content, "first boot", mode=file.mode, shown=file.shown)
+        journal.write(
+            path, file.content, file.reason, mode=file.mode, shown=file.shown, expect=file.expect
+        )
     for path, target in staged.symlinks.items():
-        journal.symlink(path, target, "enables a first-boot unit")
+        journal.symlink(path, target, "starts the first boot")
     progress("first-boot", {"files": len(staged.files)})
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from refloat.command import run
 from refloat.errors import Failed
+from refloat.guest import leftovers
+from refloat.guest.leftovers import birth
 
 _SYS = Path("/sys/block")
 _DEADLINE = 60.0
@@ -47,16 +49,17 @@ def cow_views(
 
 def drop_leftovers() -> None:
     """Disconnects the views that killed runs left behind: ours, made by a process that is gone."""
+    leftovers.drop()  # arrays and volumes on such views
     for block in sorted(_SYS.glob("nbd*")):
         owner = _environment(_server(block)).get(_OWNER, "")
-        if owner and owner != _birth(int(owner.partition(":")[0])):
+        if owner and owner != birth(int(owner.partition(":")[0])):
             _unmount_all(f"/dev/{block.name}")
             _disconnect(f"/dev/{block.name}")
 
 
 def _connect(device: str, scratch: Path, image_format: str) -> str:
     free = [block.name for block in sorted(_SYS.glob("nbd*")) if not (block / "pid").exists()]
-    env = {"TMPDIR": str(scratch), _OWNER: _birth(os.getpid())}
+    env = {"TMPDIR": str(scratch), _OWNER: birth(os.getpid())}
     tried = ""
     for name in free:
         node = f"/dev/{name}"
@@ -102,15 +105,6 @@ def _server(block: Path) -> int:
         return int((block / "pid").read_text())
     except (OSError, ValueError):
         return 0
-
-
-def _birth(pid: int) -> str:
-    """A name for a process that no later process with the same number has; empty if it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return f"{pid}:{status.rpartition(')')[2].split()[19]}"
 
 
 def _environment(pid: int) -> dict[str, str]:

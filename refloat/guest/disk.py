@@ -1,4 +1,4 @@
-"""A guest's disks: which filesystems are on them, and mounting those of the root system.
+"""A guest's filesystems: mounting those of the root system.
 
 Nothing else of the guest is ever mounted. Mounting even read-only writes to a journalled filesystem, so
 whoever only wants to look passes devices that are copy-on-write views (cow.py).
@@ -7,160 +7,71 @@ whoever only wants to look passes devices that are copy-on-write views (cow.py).
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from refloat.command import CommandFailed, run
+from refloat.command import run
 from refloat.errors import Failed, Refused
+from refloat.guest.probe import Found as Found
+from refloat.guest.probe import find_filesystems as find_filesystems
 from refloat.guest.tree import Tree
-from refloat.model import GuestFilesystem
+from refloat.model import GuestFilesystem, Mount
 
-ROOT_KINDS = frozenset({"ext2", "ext3", "ext4"})
+ROOT_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs"})
 # What may be mounted below the root. The kind comes from the guest's disk: no other driver gets to see it.
 _MOUNT_KINDS = ROOT_KINDS | {"vfat"}
 
 # Mount points of the root system, in the order in which they are mounted. /var is not among them:
 # nothing is read or written there, and what is not mounted cannot be damaged.
-SYSTEM_MOUNTS = ("/boot", "/usr", "/boot/efi")
+SYSTEM_MOUNTS = ("/boot", "/usr", "/efi", "/boot/efi")
 
 _BLKFLSBUF = 0x1261
+_BTRFS_FORGET = 0x50009405  # BTRFS_IOC_FORGET_DEV: int64 fd, char name[4088]
 _TIMEOUT = 120
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True)
-class Found:
-    """A filesystem (or swap area) and where it is: a device node, or a part of one from `offset` on."""
+class CannotMount(Failed):
+    """The kernel here cannot mount a filesystem of the guest: damaged, or with a feature that it lacks."""
 
-    filesystem: GuestFilesystem
-    node: str
-    offset: int = 0
-    size: int = 0
-    partuuid: str = ""
-
-    def describe(self) -> str:
-        one = self.filesystem
-        return f"{one.disk} partition {one.partition}: {one.kind or 'nothing known'}"
+    default_code = "guest_filesystem"
 
 
-# ---------------------------------------------------------------- finding filesystems
+def mounts_of(filesystem: GuestFilesystem) -> tuple[Mount, ...]:
+    """Where a filesystem is mounted, also in facts that name one place only."""
+    if filesystem.mounts or not filesystem.mountpoint:
+        return filesystem.mounts
+    return (Mount(filesystem.mountpoint),)
 
 
-@dataclass(frozen=True)
-class _Part:
-    disk: str
-    number: int  # 0: the whole disk
-    node: str
-    offset: int = 0
-    size: int = 0
-    partuuid: str = ""
-
-
-def find_filesystems(devices: Mapping[str, str]) -> tuple[Found, ...]:
-    """What is on each disk (key -> device node or raw image), by probing, without mounting anything.
-
-    Partitions whose node the kernel did not make (a kernel without partition parsers, an image file)
-    are reached by their offset.
-    """
-    parts = [part for disk, node in devices.items() for part in _parts(disk, node)]
-    known = _probe([part.node for part in parts if not part.offset])
-    found = []
-    for part in parts:
-        tags = known.get(part.node, {}) if not part.offset else _probe_at(part)
-        kind = tags.get("TYPE", "")
-        filesystem = GuestFilesystem(
-            part.disk, part.number, kind, tags.get("UUID", ""), tags.get("LABEL", "")
-        )
-        found.append(
-            Found(filesystem, part.node, part.offset, part.size, tags.get("PART_ENTRY_UUID", part.partuuid))
-        )
-    return tuple(found)
-
-
-def _parts(disk: str, node: str) -> list[_Part]:
-    try:
-        is_block = stat.S_ISBLK(os.stat(node).st_mode)
-    except OSError as error:
-        raise Refused(f"there is no disk {disk} at {node}: {error.strerror}", code="disk_missing") from error
-    if is_block:
-        numbered = _kernel_partitions(node)
-        if numbered:
-            return [_Part(disk, number, name) for number, name in numbered]
-    return [_Part(disk, *row) for row in _table(node)] or [_Part(disk, 0, node)]
-
-
-def _kernel_partitions(node: str) -> list[tuple[int, str]]:
-    name = os.path.basename(os.path.realpath(node))
-    base = Path("/sys/class/block") / name
-    found = []
-    for entry in base.glob(f"{name}*/partition"):
-        found.append((int(entry.read_text()), f"/dev/{entry.parent.name}"))
-    return sorted(found)
-
-
-def _table(node: str) -> list[tuple[int, str, int, int, str]]:
-    """Number, `node`, offset and size in bytes, and PARTUUID of each partition that its table lists."""
-    done = run(["sfdisk", "--json", node], timeout=_TIMEOUT, check=False)
-    if done.returncode != 0:
-        return []
-    table = json.loads(done.stdout)["partitiontable"]
-    sector = int(table.get("sectorsize", 512))
-    rows = []
-    for row in table.get("partitions", ()):
-        number = str(row["node"])[len(node) :].lstrip("p")
-        if number.isdigit() and row.get("type") not in ("5", "f", "85"):
-            uuid = row.get("uuid") or f"{int(table.get('id', '0'), 0):08x}-{int(number):02x}"
-            start, size = int(row["start"]) * sector, int(row["size"]) * sector
-            rows.append((int(number), node, start, size, uuid.lower()))
-    return rows
-
-
-def _probe(nodes: Sequence[str]) -> dict[str, dict[str, str]]:
-    # One process for all: under emulation each costs tens of milliseconds. The status only says that
-    # one of them holds nothing that is known.
-    if not nodes:
-        return {}
-    done = run(["blkid", "-p", "-o", "export", *nodes], timeout=_TIMEOUT, check=False)
-    blocks = (_tags(block) for block in done.text.split("\n\n"))
-    return {tags["DEVNAME"]: tags for tags in blocks if "DEVNAME" in tags}
-
-
-def _probe_at(part: _Part) -> dict[str, str]:
-    argv = ["blkid", "-p", "-o", "export", "-O", str(part.offset), "-S", str(part.size), part.node]
-    return _tags(run(argv, timeout=_TIMEOUT, check=False).text)
-
-
-def _tags(block: str) -> dict[str, str]:
-    pairs = (line.partition("=") for line in block.splitlines())
-    return {key: _unescaped(value) for key, separator, value in pairs if separator}
-
-
-def _unescaped(value: str) -> str:
-    return value.replace("\\ ", " ").replace("\\\\", "\\")
+def is_system(filesystem: GuestFilesystem) -> bool:
+    """Whether any part of the root system lies on it."""
+    return any(mount.point in ("/", *SYSTEM_MOUNTS) for mount in mounts_of(filesystem))
 
 
 # ---------------------------------------------------------------- mounting
 
 
 @contextmanager
-def mounted(found: Found, mountpoint: Path, *, writable: bool = False) -> Iterator[Path]:
-    """Mounts one filesystem; it is unmounted however the block ends.
+def mounted(found: Found, mountpoint: Path, *, subvolume: str = "", writable: bool = False) -> Iterator[Path]:
+    """Mounts one filesystem; it is unmounted however the block ends. `subvolume` is as in Mount.
 
-    A mount left at `mountpoint` by a killed run is removed first. Raises Failed if the filesystem
-    cannot be mounted or unmounted.
+    A mount left at `mountpoint` by a killed run is removed first. Raises CannotMount if the filesystem
+    cannot be mounted, Failed if it cannot be unmounted.
     """
     _clear(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
-    _mount(found, mountpoint, writable)
+    _mount(found, mountpoint, subvolume, writable)
     try:
         yield mountpoint
     finally:
         _unmount(mountpoint)
+        _forget(found)
 
 
 @contextmanager
@@ -171,20 +82,26 @@ def mounted_system(
 
     `filesystems` are those of the guest with the mount points of its fstab; the others are ignored.
     """
-    by_mountpoint = {found.filesystem.mountpoint: found for found in filesystems}
-    if "/" not in by_mountpoint:
+    places: dict[str, tuple[Found, str]] = {}
+    for found in filesystems:
+        for mount in mounts_of(found.filesystem):
+            places.setdefault(mount.point, (found, mount.subvolume))
+    if "/" not in places:
         raise Refused("no filesystem is known to be the guest's root", code="guest_root_missing")
     _clear(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
+    points = [point for point in ("/", *SYSTEM_MOUNTS) if point in places]
     try:
-        _mount(by_mountpoint["/"], mountpoint, writable)
-        for inner in SYSTEM_MOUNTS:
-            if inner in by_mountpoint:
-                _mount(by_mountpoint[inner], _inside(mountpoint, inner), writable)
+        for point in points:
+            found, subvolume = places[point]
+            where = mountpoint if point == "/" else _inside(mountpoint, point)
+            _mount(found, where, subvolume, writable)
         with Tree(mountpoint) as tree:
             yield tree
     finally:
         _clear(mountpoint)
+        for point in points:
+            _forget(places[point][0])
 
 
 def flush(devices: Mapping[str, str]) -> None:
@@ -199,6 +116,17 @@ def flush(devices: Mapping[str, str]) -> None:
             os.close(fd)
 
 
+def mounted_subvolume(mountpoint: Path) -> tuple[str, str]:
+    """Path ("/" for the top level) and number of the btrfs subvolume that is mounted there."""
+    where = os.path.realpath(mountpoint)
+    path, number = "", ""
+    for fields in _mountinfo():
+        if _decoded(fields[4]) == where:
+            options = dict(one.partition("=")[::2] for one in fields[-1].split(","))
+            path, number = _decoded(options.get("subvol", "")), options.get("subvolid", "")
+    return path.strip("/") or "/", number
+
+
 def _inside(mountpoint: Path, inner: str) -> Path:
     """The host's path of the guest directory `inner`, which must be a real directory, not a symlink."""
     with Tree(mountpoint) as tree:
@@ -207,14 +135,9 @@ def _inside(mountpoint: Path, inner: str) -> Path:
     return mountpoint / inner.lstrip("/")
 
 
-def _mount(found: Found, mountpoint: Path, writable: bool) -> None:
-    if found.filesystem.kind not in _MOUNT_KINDS:
-        raise Refused(f"cannot mount {found.describe()} of the guest's system", code="guest_filesystem")
-    options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
-    if found.offset or not stat.S_ISBLK(os.stat(found.node).st_mode):
-        options.append("loop")
-        if found.offset:
-            options += [f"offset={found.offset}", f"sizelimit={found.size}"]
+def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> None:
+    options = _options(found, subvolume, writable)
+    _forget(found)
     argv = ["mount", "-t", found.filesystem.kind, "-o", ",".join(options), found.node, str(mountpoint)]
     for _ in range(20):
         done = run(argv, timeout=_TIMEOUT, check=False)
@@ -223,7 +146,45 @@ def _mount(found: Found, mountpoint: Path, writable: bool) -> None:
             break
         time.sleep(0.2)
     if done.returncode != 0:
-        raise CommandFailed(argv, done.returncode, done.stderr)
+        reason = done.stderr.decode(errors="replace").strip()
+        raise CannotMount(
+            f"cannot mount {found.describe()}: {reason}",
+            hint="the kernel's log (dmesg) says more: it may be damaged, or newer than this kernel knows",
+        )
+
+
+def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
+    kind = found.filesystem.kind
+    if kind not in _MOUNT_KINDS:
+        raise CannotMount(
+            f"cannot mount {found.describe()} of the guest's system",
+            hint=f"supported are {', '.join(sorted(_MOUNT_KINDS))}",
+        )
+    options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
+    if not found.is_node():
+        options.append("loop")
+        if found.offset:
+            options += [f"offset={found.offset}", f"sizelimit={found.size}"]
+    if kind == "xfs" and any(fields[-3] == "xfs" for fields in _mountinfo()):
+        # A clone of a mounted filesystem has its UUID, which the kernel would refuse.
+        options.append("nouuid")
+    if kind == "btrfs":
+        if "," in subvolume or (found.members and "loop" in options):
+            raise CannotMount(f"cannot mount subvolume {subvolume!r} of {found.describe()}")
+        options += [f"device={node}" for node in found.members]
+        if subvolume:
+            options.append(subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}")
+    return options
+
+
+def _forget(found: Found) -> None:
+    """btrfs remembers devices by UUID; one that was turned back to an older state would then be refused."""
+    if found.filesystem.kind != "btrfs" or not found.is_node():
+        return
+    for node in (found.node, *found.members):
+        name = os.fsencode(os.path.realpath(node))
+        with suppress(OSError), open("/dev/btrfs-control", "rb") as control:
+            fcntl.ioctl(control, _BTRFS_FORGET, bytes(8) + name.ljust(4088, b"\0"))
 
 
 def _unmount(mountpoint: Path) -> None:
@@ -249,9 +210,14 @@ def _clear(mountpoint: Path) -> None:
 
 
 def _mounts_at(path: str) -> list[str]:
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        where = line.split()[4].encode().decode("unicode_escape")
-        if where == path or where.startswith(f"{path}/"):
-            found.append(where)
-    return found
+    places = (_decoded(fields[4]) for fields in _mountinfo())
+    return [where for where in places if where == path or where.startswith(f"{path}/")]
+
+
+def _mountinfo() -> list[list[str]]:
+    """The fields of each mount: the place is the fifth; kind, source and options are the last three."""
+    return [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+
+
+def _decoded(field: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)

@@ -1,6 +1,6 @@
 """`inspect`: the guest's facts, seen through copy-on-write views of the replica disks.
 
-Standard input: {"disks": [PlannedDisk, ...], "bus": ..., "nic": ...}; the answer is a GuestFacts.
+Standard input: an InspectRequest; the answer is a GuestFacts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from refloat.controller.requests import read_inspect_request, use_system_modules
 
 
 def run(paths: Paths, _arguments: list[str], progress: Callable[[dict[str, Any]], None]) -> Any:
-    disks, bus, nic = read_inspect_request(sys.stdin.buffer)
+    request = read_inspect_request(sys.stdin.buffer)
     use_system_modules()
     from refloat.guest.cow import cow_views
     from refloat.guest.inspect import inspect
@@ -29,8 +29,9 @@ def run(paths: Paths, _arguments: list[str], progress: Callable[[dict[str, Any]]
     # Held against syncs, which would move the replica under the views.
     with locked(paths.sync_lock, "a sync"), ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=paths.scratch)))
-        progress({"phase": "inspecting", "message": f"opening views of {len(disks)} disks"})
-        devices = {disk.key: find_disk(paths, disk.serial)[0] for disk in disks}
+        progress({"phase": "inspecting", "message": f"opening views of {len(request.disks)} disks"})
+        devices = {disk.key: find_disk(paths, disk.serial)[0] for disk in request.disks}
         views = stack.enter_context(cow_views(devices, scratch / "views"))
         os.environ["TMPDIR"] = str(scratch)
-        return encode(inspect(views, tuple(disk.key for disk in disks), bus, nic))
+        order = tuple(disk.key for disk in request.disks)
+        return encode(inspect(views, order, request.bus, request.nic, request.luks_keys))
