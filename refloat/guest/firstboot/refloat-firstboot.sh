@@ -2,8 +2,9 @@
 # The first boot of a recovered VM: gives NICs their new names in the guest's network files (configure),
 # then says over the report channel what has become of the guest, and removes itself (report).
 #
-# Needs sh, coreutils and ip; sed for configure. Never blocks the boot, never fails a unit.
-# Processes are dear under emulation, so what the shell can do by itself, it does.
+# Needs a POSIX sh, ip, and coreutils or BusyBox. Never blocks the boot, never fails a service.
+# Beside it lie network.sh (configure) and facts.sh (what is reported). Processes are dear under
+# emulation, so what the shell can do by itself, it does.
 # For tests alone: REFLOAT_ROOT prefixes every path.
 
 set -u
@@ -21,8 +22,9 @@ BACKUP=$ROOT/var/backups/refloat
 
 # Job, channel and times come from firstboot.conf, the token and the nonce from secrets. Both were
 # written by Refloat from values that it had checked.
-JOB='' CHANNEL='' DEADLINE=900 NIC_WAIT=15 SETTLE=180
+JOB='' CHANNEL='' DEADLINE=900 NIC_WAIT=15 SETTLE=180 INIT='' STACK=''
 TOKEN='' NONCE=''
+TAB='	'
 
 # ---------------------------------------------------------------- small things
 
@@ -77,194 +79,12 @@ start() {
     mkdir -p "$RUN/outbox"
     [ -r "$ETC/firstboot.conf" ] && . "$ETC/firstboot.conf"
     [ -r "$ETC/secrets" ] && . "$ETC/secrets"
+    . "${0%/*}/network.sh"
+    . "${0%/*}/facts.sh"
 }
 
-# ---------------------------------------------------------------- configure
-
-# The name that the kernel and udev gave to the NIC with MAC $1, in REPLY; empty if there is none.
-name_of_mac() {
-    REPLY=''
-    for name_path in "$NET"/*; do
-        # Bridges, bonds and VLANs repeat the MAC of a NIC; only a NIC has a device.
-        [ -e "$name_path/device" ] && read -r name_mac <"$name_path/address" || continue
-        if [ "$name_mac" = "$1" ]; then
-            REPLY=${name_path##*/}
-            return 0
-        fi
-    done
-    return 1
-}
-
-all_nics_there() {
-    while read -r _ nics_mac _; do
-        name_of_mac "$nics_mac" || return 1
-    done <"$ETC/nics"
-}
-
-wait_for_nics() {
-    seconds
-    wait_end=$((REPLY + NIC_WAIT))
-    # Names are final only when udev is done: a NIC found earlier may still be called eth0.
-    command -v udevadm >/dev/null && udevadm settle --timeout="$NIC_WAIT"
-    while ! all_nics_there; do
-        seconds
-        [ "$REPLY" -lt "$wait_end" ] || return 0
-        sleep 1
-    done
-}
-
-# The sed script that turns placeholders into names, in REPLY. A NIC that is not there keeps its old name.
-naming() {
-    naming_script=''
-    while read -r naming_index naming_mac naming_old; do
-        if name_of_mac "$naming_mac"; then
-            log "NIC $naming_index ($naming_mac) was $naming_old and is $REPLY"
-        else
-            problem "no NIC with MAC $naming_mac (it was $naming_old)"
-            REPLY=$naming_old
-        fi
-        [ "$naming_old" = - ] || naming_script="${naming_script}s/@REFLOAT_NIC_$naming_index@/$REPLY/g;"
-    done <"$ETC/nics"
-    REPLY=$naming_script
-}
-
-sum() { # sha256 of a file, in REPLY
-    REPLY=$(sha256sum <"$1") && REPLY=${REPLY%% *}
-}
-
-# Puts staged file $1 in the place of $2 if that still is what it was at the adaptation (sha256 $3).
-install_file() {
-    sed "$naming_script" "$ETC/network/$1" >"$RUN/new" || return 1
-    cmp -s "$RUN/new" "$ROOT$2" && return 0
-    sum "$ROOT$2"
-    if [ "$REPLY" != "$3" ]; then
-        problem "$2 was changed by someone else: left alone"
-        return 0
-    fi
-    mkdir -p "$BACKUP" && cp -p "$ROOT$2" "$BACKUP/$1" || return 1
-    # cp first: the copy has the mode and the owner that the new content is then poured into.
-    cp -p "$ROOT$2" "$ROOT$2.refloat-new" && cat "$RUN/new" >"$ROOT$2.refloat-new" || return 1
-    sum "$RUN/new"
-    log "change: $2 before $3 after $REPLY backup $BACKUP/$1"
-    sync "$ROOT$2.refloat-new"
-    mv "$ROOT$2.refloat-new" "$ROOT$2"
-}
-
-configure() {
-    [ -s "$ETC/nics" ] || return 0
-    wait_for_nics
-    naming
-    naming_script=$REPLY
-    [ -r "$ETC/network/files" ] || return 0
-    while read -r file_number file_path file_sum; do
-        install_file "$file_number" "$file_path" "$file_sum" || problem "could not write $file_path"
-    done <"$ETC/network/files"
-}
-
-# ---------------------------------------------------------------- facts
-
-gather_mounts() { # every file system of fstab that should be mounted by now, in MOUNTS; also ROOT_DEVICE
-    MOUNTS='' ROOT_DEVICE=''
-    mount_of / && ROOT_DEVICE=$REPLY
-    while read -r fs_spec fs_where fs_type fs_options _; do
-        case $fs_spec in '' | \#*) continue ;; esac
-        case $fs_where in /*) ;; *) continue ;; esac
-        case ,${fs_options:-}, in *,noauto,*) continue ;; esac
-        quote "$fs_where"
-        fs_json=$REPLY
-        if mount_of "$fs_where"; then
-            quote "$REPLY"
-            append MOUNTS "{\"mountpoint\":$fs_json,\"mounted\":true,\"device\":$REPLY}"
-        else
-            append MOUNTS "{\"mountpoint\":$fs_json,\"mounted\":false,\"device\":\"\"}"
-        fi
-    done <"$ROOT/etc/fstab"
-}
-
-mount_of() { # the device that is mounted on $1, in REPLY
-    mount_found=''
-    while read -r mount_device mount_where _; do
-        [ "$mount_where" = "$1" ] && mount_found=$mount_device
-    done <"$ROOT/proc/self/mounts"
-    REPLY=$mount_found
-    [ -n "$mount_found" ]
-}
-
-gather_nics() { # in NICS
-    NICS='' ADDRESSES=''
-    command -v ip >/dev/null && ADDRESSES=$(ip -o addr show 2>/dev/null)
-    for nic_path in "$NET"/*; do
-        [ -e "$nic_path/device" ] && read -r nic_mac <"$nic_path/address" || continue
-        nic_name=${nic_path##*/} nic_state=down nic_driver=''
-        read -r nic_state <"$nic_path/operstate" || nic_state=unknown
-        nic_driver=$(cd -P "$nic_path/device/driver" 2>/dev/null && pwd) && nic_driver=${nic_driver##*/}
-        [ "$nic_state" = up ] && nic_up=true || nic_up=false
-        addresses_of "$nic_name"
-        nic_addresses=$REPLY
-        quote "$nic_mac" && nic_mac=$REPLY
-        quote "$nic_name" && nic_name=$REPLY
-        quote "$nic_driver"
-        append NICS "{\"mac\":$nic_mac,\"name\":$nic_name,\"up\":$nic_up,\"addresses\":[$nic_addresses],\"driver\":$REPLY}"
-    done
-}
-
-addresses_of() { # the lasting addresses of NIC $1 as JSON, in REPLY; those of its aliases are among them
-    addresses_list=''
-    while read -r _ address_nic address_family address_value address_rest; do
-        [ "${address_nic%%@*}" = "$1" ] || continue
-        case $address_family in inet | inet6) ;; *) continue ;; esac
-        case " $address_rest " in *' scope link '*) continue ;; esac
-        quote "$address_value"
-        append addresses_list "$REPLY"
-    done <<END
-$ADDRESSES
-END
-    REPLY=$addresses_list
-}
-
-gather_gateway() { # in GATEWAY and GATEWAY_ANSWERS
-    GATEWAY='' GATEWAY_ANSWERS=false
-    set -- $(ip -4 route show default 2>/dev/null)
-    [ "${1:-}" = default ] && [ "${2:-}" = via ] || return 0
-    GATEWAY=$3
-    if command -v ping >/dev/null && timeout 4 ping -c 1 -W 2 "$GATEWAY" >/dev/null 2>&1; then
-        GATEWAY_ANSWERS=true
-        return 0
-    fi
-    # A gateway may not answer pings; that it answers for its address shows as well that it is there.
-    case $(ip neigh show "$GATEWAY" 2>/dev/null) in
-    *' lladdr '*FAILED*) ;;
-    *' lladdr '*) GATEWAY_ANSWERS=true ;;
-    esac
-}
-
-gather_dns() { # in DNS
-    DNS=''
-    [ -r "$ROOT/etc/resolv.conf" ] || return 0
-    while read -r dns_key dns_value _; do
-        [ "$dns_key" = nameserver ] || continue
-        quote "$dns_value"
-        append DNS "$REPLY"
-    done <"$ROOT/etc/resolv.conf"
-}
-
-gather_drivers() { # virtio drivers that hold a device, in DRIVERS
-    DRIVERS=''
-    for driver_path in "$ROOT"/sys/bus/virtio/drivers/*; do
-        set -- "$driver_path"/virtio[0-9]*
-        [ -e "$1" ] || continue
-        quote "${driver_path##*/}"
-        append DRIVERS "$REPLY"
-    done
-}
-
-gather_problems() { # in PROBLEMS
-    PROBLEMS=''
-    [ -r "$RUN/problems" ] || return 0
-    while read -r problem_line; do
-        quote "$problem_line"
-        append PROBLEMS "$REPLY"
-    done <"$RUN/problems"
+flush() { # file $1 is on the disk; an old sync knows no files
+    sync "$1" 2>/dev/null || sync
 }
 
 # ---------------------------------------------------------------- reports
@@ -283,7 +103,7 @@ next_sequence() {
     SEQUENCE=$((SEQUENCE + 1))
     printf '%s\n' "$SEQUENCE" >"$RUN/sequence"
     if [ -d "$ETC" ] && printf '\n%s\n' "$SEQUENCE" 2>/dev/null >>"$ETC/sequence"; then
-        sync "$ETC/sequence"
+        flush "$ETC/sequence"
     fi
 }
 
@@ -293,19 +113,21 @@ make_report() {
     read -r report_kernel <"$ROOT/proc/sys/kernel/osrelease"
     gather_mounts
     gather_nics
-    gather_gateway
+    gather_gateways
     gather_dns
     gather_drivers
     gather_problems
+    gather_changes
     next_sequence
     quote "$JOB" && report="\"job\":$REPLY"
     quote "$report_boot" && report="$report,\"boot_id\":$REPLY,\"seq\":$SEQUENCE,\"stage\":\"$1\""
     report="$report,\"uptime\":$(uptime_now)"
     quote "$ROOT_DEVICE" && report="$report,\"root_device\":$REPLY"
     quote "$report_kernel" && report="$report,\"kernel\":$REPLY"
-    quote "$STATE" && report="$report,\"system_state\":$REPLY,\"mounts\":[$MOUNTS],\"nics\":[$NICS]"
+    quote "$STATE" && report="$report,\"system_state\":$REPLY,\"mounts\":[$MOUNTS],\"nics\":[$NICS],\"links\":[$LINKS]"
     quote "$GATEWAY" && report="$report,\"gateway\":$REPLY,\"gateway_answers\":$GATEWAY_ANSWERS"
-    report="$report,\"dns\":[$DNS],\"drivers\":[$DRIVERS],\"problems\":[$PROBLEMS],\"cleaned\":$2}"
+    quote "$GATEWAY6" && report="$report,\"gateway6\":$REPLY,\"gateway6_answers\":$GATEWAY6_ANSWERS"
+    report="$report,\"dns\":[$DNS],\"search\":[$SEARCH],\"changes\":[$CHANGES],\"drivers\":[$DRIVERS],\"problems\":[$PROBLEMS],\"cleaned\":$2}"
     log "report $SEQUENCE ($1)"
     printf '{"v":1,%s\n' "$report" >"$RUN/last"
     quote "$TOKEN" && report_token=$REPLY
@@ -320,12 +142,26 @@ deliver() {
     while :; do
         seconds
         [ "$REPLY" -lt "$DEADLINE" ] || return 0
-        if [ -e "$CHANNEL" ] && ! outbox_is_empty; then
-            timeout 8 sh "$RUN/firstboot.sh" exchange "$CHANNEL"
+        if ! outbox_is_empty && find_channel; then
+            timeout 8 sh "$RUN/firstboot.sh" exchange "$REPLY"
         fi
         [ -e "$RUN/complete" ] && outbox_is_empty && return 0
         sleep 2
     done
+}
+
+find_channel() { # the report channel's device, in REPLY; the name in /dev is made by udev, not by mdev
+    REPLY=$CHANNEL
+    [ -e "$REPLY" ] && return 0
+    for channel_file in "$ROOT"/sys/class/virtio-ports/*/name; do
+        [ -r "$channel_file" ] && read -r channel_name <"$channel_file" || continue
+        if [ "$channel_name" = "${CHANNEL##*/}" ]; then
+            REPLY=${channel_file%/name}
+            REPLY=$ROOT/dev/${REPLY##*/}
+            [ -e "$REPLY" ] && return 0
+        fi
+    done
+    return 1
 }
 
 outbox_is_empty() {
@@ -359,9 +195,8 @@ settle() {
     seconds
     settle_end=$((REPLY + SETTLE))
     while :; do
-        STATE=$(timeout 30 systemctl is-system-running 2>/dev/null)
-        STATE=${STATE:-unknown}
-        case $STATE in initializing | starting) ;; *) return 0 ;; esac
+        gather_state
+        [ "$STATE" = starting ] || return 0
         seconds
         [ "$REPLY" -lt "$settle_end" ] || return 0
         sleep 2
@@ -370,8 +205,11 @@ settle() {
 
 wait_for_gateway() { # a link may need seconds before it passes anything
     for gateway_try in 1 2 3 4; do
-        gather_gateway
-        [ -z "$GATEWAY" ] || [ "$GATEWAY_ANSWERS" = true ] && return 0
+        gather_gateways
+        case $GATEWAY:$GATEWAY_ANSWERS/$GATEWAY6:$GATEWAY6_ANSWERS in
+        *[!:/]:false* | *[!:/]:false) ;;
+        *) return 0 ;;
+        esac
         sleep 2
     done
 }
@@ -380,20 +218,25 @@ wait_for_gateway() { # a link may need seconds before it passes anything
 clean_up() {
     log "cleaning up"
     # The rename is the one moment at which it is done: before it a next boot repeats all, after it the
-    # units' condition no longer holds.
+    # services have nothing that they would run.
     rm -rf "$ETC.done"
     mv "$ETC" "$ETC.done" || { problem "could not remove /etc/refloat" && return 1; }
+    clean_left=''
+    while read -r clean_path; do
+        case $clean_path in
+        */.depend.*)
+            # insserv's list of the services: ours was added as words of their own.
+            sed '/^refloat-firstboot:/d; s/ refloat-firstboot//g' "$ROOT$clean_path" >"$RUN/new" &&
+                cat "$RUN/new" >"$ROOT$clean_path"
+            ;;
+        */) rmdir "$ROOT$clean_path" 2>/dev/null ;; # only where nothing else is in it
+        *) rm -f "$ROOT$clean_path" || clean_left=$clean_path ;;
+        esac
+    done <"$ETC.done/staged"
     rm -rf "$ETC.done"
-    for clean_target in multi-user emergency rescue; do
-        clean_wants=$ROOT/etc/systemd/system/$clean_target.target.wants
-        rm -f "$clean_wants/refloat-configure.service" "$clean_wants/refloat-report.service"
-    done
-    # These two exist in hardly any guest before. Only empty ones go.
-    rmdir "$ROOT/etc/systemd/system/emergency.target.wants" "$ROOT/etc/systemd/system/rescue.target.wants" 2>/dev/null
-    rm -f "$ROOT/etc/systemd/system/refloat-configure.service" "$ROOT/etc/systemd/system/refloat-report.service"
     sync
-    if [ -e "$ETC.done" ] || [ -e "$ROOT/etc/systemd/system/refloat-report.service" ]; then
-        problem "not everything that was staged could be removed"
+    if [ -n "$clean_left" ] || [ -e "$ETC.done" ]; then
+        problem "not everything that was staged could be removed: $clean_left"
         return 1
     fi
 }
@@ -405,8 +248,9 @@ keep_log() {
 }
 
 report() {
-    # Reports go on after the clean-up has removed this file.
-    cp "$ETC/firstboot.sh" "$RUN/firstboot.sh"
+    # Reports go on after the clean-up has removed these files.
+    cp "$ETC/firstboot.sh" "$ETC/network.sh" "$ETC/facts.sh" "$RUN"
+    [ -r "$ETC/changes" ] && cp "$ETC/changes" "$RUN/changes"
     seconds
     DEADLINE=$((REPLY + DEADLINE))
     STATE=starting

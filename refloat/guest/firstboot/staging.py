@@ -1,6 +1,8 @@
-"""What is put into a guest so that it finishes its recovery and says so: two units, a script, their data.
+"""What is put into a guest so that it finishes its recovery and says so: what its init system starts, a
+script in three parts, their data, and what ties an adapter's name to its address.
 
-All of it lies in /etc: on the root filesystem always, whatever else fails to mount.
+All but the latter is removed again by the guest, and lies in /etc: on the root filesystem always, whatever
+else fails to mount.
 """
 
 from __future__ import annotations
@@ -8,77 +10,161 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 
 from refloat.errors import Refused
-from refloat.guest.linux.render.ifupdown import placeholder, render
+from refloat.guest.firstboot.inits import Start, init_of, start_of
+from refloat.guest.firstboot.pins import naming_of, pins
+from refloat.guest.linux import network, render
+from refloat.guest.linux.render import Rendered, RenderedFile, placeholder
 from refloat.guest.tree import Tree
-from refloat.model import AdaptRequest, NetworkMode, NicConfig, NicMethod, PlannedNic
+from refloat.model import AdaptRequest, GuestFacts, NetworkMode, NicConfig, PlannedNic
 
 DIRECTORY = "/etc/refloat"
-UNITS = "/etc/systemd/system"
-CONFIGURE = "refloat-configure.service"
-REPORT = "refloat-report.service"
 # Seconds the guest looks for its NICs, and for the end of its boot.
 NIC_WAIT = 15
 SETTLE = 180
 
-# A failed mount ends the boot in the emergency target: the report must come from there, too.
-_WANTED_BY = {CONFIGURE: ("multi-user",), REPORT: ("multi-user", "emergency", "rescue")}
+# The parts of the script as they are staged: what the file is called in this package.
+_SCRIPTS = {
+    "firstboot.sh": "refloat-firstboot.sh",
+    "network.sh": "network.sh",
+    "facts.sh": "facts.sh",
+}
+_REWRITTEN = (NetworkMode.RESTORE, NetworkMode.READDRESS, NetworkMode.DHCP)
 # Every value goes into a file that a shell reads.
 _PLAIN = re.compile(r"[A-Za-z0-9._:=+/-]{1,256}")
 _CHANNEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
-_NIC_NAME = re.compile(r"[A-Za-z0-9_-]{1,15}")
+_NIC_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
+# A path may be unusual ("Wired connection 1.nmconnection"), but is one field of a line.
+_PATH = re.compile(r"/[^\x00-\x1f\x7f]{1,1000}")
+# NetworkManager ignores key files that others can read, netplan complains of them.
+_PRIVATE = ("/etc/NetworkManager/", "/etc/netplan/")
 
 
 @dataclass(frozen=True)
 class StagedFile:
+    """`expect` is the content that this one was computed from, where the file exists already."""
+
     content: bytes
     mode: int = 0o644
     shown: bool = True  # as a diff in the journal: not for secrets, nor for programs of our own
+    reason: str = "first boot"
+    expect: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Staging:
-    """What to put where: directories first, then files, then the links that enable the units."""
+    """What to put where: directories first, then files, then the links that start the first boot."""
 
     directories: tuple[str, ...]
     files: Mapping[str, StagedFile]
     symlinks: Mapping[str, str]
 
 
-def staging(
-    request: AdaptRequest, network_files: Mapping[str, str], captured: Sequence[NicConfig]
-) -> Staging:
-    """All that the first boot needs. Pure: the same input gives the same files.
+@dataclass(frozen=True)
+class Network:
+    """What becomes of the guest's network files: the changes, and what the files hold now (by real path).
+    The texts of `private` files are not for everybody's eyes."""
 
-    `network_files` are the guest's own ifupdown files, `captured` what inspection read from them. Raises
-    Refused for a plan that cannot be put into the guest's own words.
-    """
+    stack: str = ""
+    changes: tuple[RenderedFile, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    private: frozenset[str] = frozenset()
+
+
+def stage(tree: Tree, request: AdaptRequest, facts: GuestFacts) -> Staging:
+    """All that the first boot of this guest needs. Raises Refused for a plan that cannot be put into the
+    guest's own words, or an init system that is not known."""
+    init = init_of(tree)
+    if not init:
+        raise Refused("the guest's init system is not known", code="guest_init")
+    planned = plan_network(tree, request.nics, facts)
+    tied = pins(request.nics, request.nic_model, naming_of(tree))
+    return staging(request, init, start_of(tree, init), planned, tied)
+
+
+def plan_network(tree: Tree, nics: Sequence[PlannedNic], facts: GuestFacts) -> Network:
+    """The guest's network files with the plan's changes; for an adapter that they do not know, a new one."""
+    wanted, new = [], []
+    known = {config.name: config for config in facts.nics}
+    for index, nic in enumerate(nics):
+        if nic.mode not in _REWRITTEN or nic.config is None:
+            continue
+        if nic.config.name in known:
+            _check_same(nic, known[nic.config.name])
+            wanted.append(
+                Rendered(index, nic.config.name, nic.config, nic.mode, nic.mac, nic.source_mac, nic.above)
+            )
+        elif nic.config.sources:
+            raise _gone(nic.config.name)
+        else:
+            new.append((index, nic.config))
+    if not wanted and not new:
+        return Network(facts.network_stack)
+    files = network.files(tree, facts.network_stack)
+    changes = _rendered(facts.network_stack, files, wanted) if wanted else ()
+    added = [render.new_file(facts.network_stack, config, placeholder(index)) for index, config in new]
+    private = frozenset(path for path in files if not tree.meta(path).mode & 0o004)
+    return Network(facts.network_stack, (*changes, *added), files, private)
+
+
+def _rendered(stack: str, files: Mapping[str, str], wanted: Sequence[Rendered]) -> tuple[RenderedFile, ...]:
+    try:
+        return render.render(stack, files, wanted)
+    except NotImplementedError:
+        from refloat.guest.linux.render import ifupdown
+
+        names = {one.old_name: one.placeholder for one in wanted}
+        return tuple(RenderedFile(p, p, text) for p, text in sorted(ifupdown.render(files, names).items()))
+
+
+def _check_same(nic: PlannedNic, now: NicConfig) -> None:
+    """What is restored is what the guest says itself: a plan for other addresses is out of date."""
+    if nic.mode is NetworkMode.RESTORE and nic.config and set(nic.config.addresses) - set(now.addresses):
+        raise Refused(
+            f"{now.name} has other addresses than when the failover was planned",
+            code="guest_network",
+            hint="start the failover again: it looks at the guest anew",
+        )
+
+
+def _gone(name: str) -> Refused:
+    return Refused(
+        f"the guest's network files name no interface {name} any more",
+        code="guest_network",
+        hint="let the guest be inspected again",
+    )
+
+
+def staging(
+    request: AdaptRequest,
+    init: str,
+    start: Start,
+    planned: Network,
+    tied: Mapping[str, str],
+) -> Staging:
+    """What to put where. Pure: the same input gives the same files."""
     files = {
         f"{DIRECTORY}/pending": StagedFile(f"{_plain(request.job)}\n".encode()),
-        f"{DIRECTORY}/firstboot.sh": StagedFile(_own("refloat-firstboot.sh"), 0o755, shown=False),
-        f"{DIRECTORY}/firstboot.conf": StagedFile(_conf(request)),
+        f"{DIRECTORY}/firstboot.conf": StagedFile(_conf(request, init, planned.stack)),
         f"{DIRECTORY}/secrets": StagedFile(_secrets(request), 0o600, shown=False),
         f"{DIRECTORY}/nics": StagedFile(_nics(request.nics)),
-        f"{UNITS}/{CONFIGURE}": StagedFile(_own(CONFIGURE)),
-        f"{UNITS}/{REPORT}": StagedFile(_own(REPORT)),
+        f"{DIRECTORY}/staged": StagedFile(_staged(start)),
     }
-    files |= _network(request.nics, network_files, captured)
-    wants = {
-        f"{UNITS}/{target}.target.wants/{unit}": f"{UNITS}/{unit}"
-        for unit, targets in _WANTED_BY.items()
-        for target in targets
-    }
-    directories = [DIRECTORY, f"{DIRECTORY}/network", *(link.rpartition("/")[0] for link in wants)]
-    return Staging(tuple(dict.fromkeys(directories)), files, wants)
-
-
-def network_paths(tree: Tree, files: Mapping[str, str]) -> dict[str, str]:
-    """The files under their real paths: the first boot replaces a file, never a symlink to it."""
-    return {tree.real(path): text for path, text in files.items()}
+    for name, own in _SCRIPTS.items():
+        files[f"{DIRECTORY}/{name}"] = StagedFile(_own(own), 0o755, shown=False)
+    files |= _network(planned)
+    for path, own in start.files.items():
+        files[path] = StagedFile(_own(own), start.mode)
+    for path, (old, new) in start.replaced.items():
+        files[path] = StagedFile(_encoded(new), reason="starts the first boot", expect=_encoded(old))
+    for path, text in tied.items():
+        files[path] = StagedFile(text.encode(), reason="the adapter keeps its name")
+    directories = [DIRECTORY, f"{DIRECTORY}/network", *(_parent(path) for path in (*start.links, *tied))]
+    return Staging(tuple(dict.fromkeys(directories)), files, start.links)
 
 
 def _own(name: str) -> bytes:
@@ -91,7 +177,7 @@ def _plain(value: str) -> str:
     return value
 
 
-def _conf(request: AdaptRequest) -> bytes:
+def _conf(request: AdaptRequest, init: str, stack: str) -> bytes:
     if not _CHANNEL.fullmatch(request.channel):
         raise Refused(f"{request.channel!r} is no name of a report channel", code="plan_invalid")
     lines = (
@@ -100,6 +186,8 @@ def _conf(request: AdaptRequest) -> bytes:
         f"DEADLINE={int(request.report_deadline)}",
         f"NIC_WAIT={NIC_WAIT}",
         f"SETTLE={SETTLE}",
+        f"INIT='{_plain(init)}'",
+        f"STACK='{_plain(stack) if stack else ''}'",
     )
     return "".join(f"{line}\n" for line in lines).encode()
 
@@ -112,56 +200,55 @@ def _secrets(request: AdaptRequest) -> bytes:
 
 
 def _nics(nics: Sequence[PlannedNic]) -> bytes:
-    """One line each: number, MAC, the old name ("-" for a NIC that is only looked for)."""
+    """One line each: number, MAC, the name that stands in for a placeholder if the NIC is not there, and
+    the name that is tied to it; "-" for none."""
     lines = []
     for index, nic in enumerate(nics):
         mac = nic.mac.lower()
         if not _MAC.fullmatch(mac):
             raise Refused(f"{nic.mac!r} is no MAC address", code="plan_invalid")
-        restored = nic.mode is NetworkMode.RESTORE and nic.config is not None
-        name = nic.config.name if restored and nic.config else "-"
-        if name != "-" and not _NIC_NAME.fullmatch(name):
-            raise Refused(f"{name!r} is no name of a network interface", code="plan_invalid")
-        lines.append(f"{index} {mac} {name}\n")
+        name = nic.config.name if nic.mode in _REWRITTEN and nic.config else ""
+        if nic.pin and not _NIC_NAME.fullmatch(nic.pin):
+            raise Refused(f"{nic.pin!r} is no name of a network interface", code="plan_invalid")
+        # networkd's name may be a pattern, and then stands for no interface.
+        old = name if _NIC_NAME.fullmatch(name) else "-"
+        lines.append(f"{index} {mac} {old} {nic.pin or '-'}\n")
     return "".join(lines).encode()
 
 
-def _network(
-    nics: Sequence[PlannedNic], files: Mapping[str, str], captured: Sequence[NicConfig]
-) -> dict[str, StagedFile]:
-    """The guest's network files with placeholders, and the list of them: number, path, sha256 now."""
-    names = {}
-    known = {config.name: config for config in captured}
-    for index, nic in enumerate(nics):
-        if nic.mode is NetworkMode.RESTORE and nic.config is not None:
-            _check_restorable(nic.config, known)
-            names[nic.config.name] = placeholder(index)
+def _network(planned: Network) -> dict[str, StagedFile]:
+    """The texts with their placeholders, and the list of them: number, mode if it is a new file, sha256
+    now, path now, path then; "-" for what there is not."""
     staged, listed = {}, []
-    for number, (path, text) in enumerate(sorted(render(files, names).items())):
-        if not _PLAIN.fullmatch(path):
-            raise Refused(f"the name of the guest's {path!r} is too unusual", code="guest_network")
-        staged[f"{DIRECTORY}/network/{number}"] = StagedFile(_encoded(text), 0o600)
-        listed.append(f"{number} {path} {hashlib.sha256(_encoded(files[path])).hexdigest()}\n")
-    staged[f"{DIRECTORY}/network/files"] = StagedFile("".join(listed).encode())
+    for number, change in enumerate(planned.changes):
+        old = _encoded(planned.files[change.path]) if change.path else None
+        text = None if change.text is None else _encoded(change.text)
+        mode = "0600" if change.new_path.startswith(_PRIVATE) else "0644"
+        digest = "-" if old is None else hashlib.sha256(old).hexdigest()
+        paths = [_path(change.path), "-" if text is None else _path(change.new_path)]
+        shown = change.path not in planned.private
+        staged[f"{DIRECTORY}/network/{number}"] = StagedFile(text or b"", 0o600, shown=shown)
+        listed.append("\t".join((str(number), mode, digest, *paths)) + "\n")
+    staged[f"{DIRECTORY}/network/files"] = StagedFile(_encoded("".join(listed)))
     return staged
 
 
-def _check_restorable(config: NicConfig, known: Mapping[str, NicConfig]) -> None:
-    """Restoring is repeating the guest's own words: another address needs a renderer, which comes later."""
-    if config.method is NicMethod.NONE:
-        return
-    if config.name not in known:
-        raise Refused(
-            f"the guest's network files name no interface {config.name}",
-            code="guest_network",
-            hint="let the guest be inspected again",
-        )
-    if set(config.addresses) - set(known[config.name].addresses):
-        raise Refused(
-            f"{config.name} is to get other addresses than the guest's own: not supported yet",
-            code="guest_network",
-            hint="plan the guest's own addresses, or the network mode preserve",
-        )
+def _path(path: str) -> str:
+    if path and not _PATH.fullmatch(path):
+        raise Refused(f"the name of the guest's {path!r} is too unusual", code="guest_network")
+    return path or "-"
+
+
+def _staged(start: Start) -> bytes:
+    """What the first boot removes beside its own directory, in that order: links, files, what we have
+    added a word to, and directories that hardly any guest has ("/" at the end) if they are empty."""
+    rare = [_parent(link) for link in start.links if start.rare(link)]
+    paths = [*start.links, *start.files, *start.replaced, *(f"{path}/" for path in dict.fromkeys(rare))]
+    return "".join(f"{path}\n" for path in paths).encode()
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _encoded(text: str) -> bytes:
