@@ -121,7 +121,7 @@ def _kind(draft: Draft, values: Mapping[str, str]) -> None:
     if kind is LinkKind.BOND:
         draft.bond_mode = options.get("mode", "balance-rr")
     draft.kind = kind
-    draft.mac = mac_of(values.get("HWADDR", "")) or mac_of(values.get("MACADDR", ""))
+    draft.mac = mac_of(values.get("HWADDR", ""))
     draft.mtu = mtu_of(values.get("MTU", ""))
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from refloat.guest.linux.network.draft import Draft, Parsed, finished, mac_of, mtu_of, number
+from refloat.guest.linux.network.draft import Draft, Parsed, finished, mtu_of, number
 from refloat.guest.tree import Tree
 from refloat.model import LinkKind, NicMethod
 
@@ -195,8 +195,6 @@ def _option(draft: Draft, keyword: str, values: tuple[str, ...]) -> None:
         draft.search += values
     elif keyword == "mtu":
         draft.mtu = mtu_of(values[0])
-    elif keyword == "hwaddress":
-        draft.mac = mac_of(values[-1])
     elif keyword in _BONDED or keyword in _BRIDGED:
         draft.kind = LinkKind.BOND if keyword in _BONDED else LinkKind.BRIDGE
         named = values[: values.index("regex")] if "regex" in values else values

@@ -127,9 +127,7 @@ def parse(files: Mapping[str, str]) -> Parsed:
 
 def _take(draft: Draft, profile: Profile, kind: LinkKind) -> None:
     draft.kind = kind
-    draft.mac = mac_of(profile.get("ethernet", "mac-address")) or mac_of(
-        profile.get("ethernet", "cloned-mac-address")
-    )
+    draft.mac = mac_of(profile.get("ethernet", "mac-address"))
     draft.mtu = mtu_of(profile.get("ethernet", "mtu"))
     draft.method = _METHODS4.get(profile.get("ipv4", "method"), NicMethod.NONE)
     draft.method6 = _METHODS6.get(profile.get("ipv6", "method"), NicMethod.NONE)

@@ -119,7 +119,7 @@ def _take(drafts: dict[str, Draft], names: dict[str, str], definition: Definitio
     if key not in names or name != key:
         names[key] = name
     draft.sources.append(definition.path)
-    draft.mac = mac_of(definition.match.text("macaddress")) or mac_of(body.text("macaddress")) or draft.mac
+    draft.mac = mac_of(definition.match.text("macaddress")) or draft.mac
     draft.mtu = mtu_of(body.text("mtu")) or draft.mtu
     draft.vlan_id = number(body.text("id"), 0, 4095) if body.text("id") else draft.vlan_id
     draft.members += body.texts("interfaces")

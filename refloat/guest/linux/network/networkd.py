@@ -106,7 +106,6 @@ def _netdev(drafts: dict[str, Draft], unit: str, found: list[Entry]) -> None:
     draft = drafts.setdefault(name, Draft(name, kind=kind, sources=[unit]))
     draft.vlan_id = number(values.get(("VLAN", "Id"), ""), 0, 4095)
     draft.mtu = mtu_of(values.get(("NetDev", "MTUBytes"), ""))
-    draft.mac = mac_of(values.get(("NetDev", "MACAddress"), ""))
     if kind is LinkKind.BOND:
         draft.bond_mode = values.get(("Bond", "Mode"), "balance-rr")
 
@@ -121,8 +120,6 @@ def _take(draft: Draft, found: list[tuple[str, Entry]], stacked: list[tuple[str,
             draft.mac = mac_of(entry.value.partition(" ")[0]) or draft.mac
         elif entry.section == "Link" and entry.key == "MTUBytes":
             draft.mtu = mtu_of(entry.value)
-        elif entry.section == "Link" and entry.key == "MACAddress":
-            draft.mac = draft.mac or mac_of(entry.value)
         elif entry.section == "Address" and entry.key == "Address":
             wrong = draft.address(entry.value)
         elif entry.section == "Route":

@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
-from refloat.guest.linux.network.draft import Draft, Parsed, finished, mac_of, mtu_of, number
+from refloat.guest.linux.network.draft import Draft, Parsed, finished, mtu_of, number
 from refloat.guest.linux.network.texts import computed, shell_entries
 from refloat.guest.tree import Tree
 from refloat.model import LinkKind, NicMethod
@@ -75,7 +75,6 @@ def _take(drafts: dict[str, Draft], path: str, text: str, values: Mapping[str, s
     draft = drafts.setdefault(name, Draft(name))
     draft.sources.append(path)
     draft.mtu = mtu_of(values.get("MTU", ""))
-    draft.mac = mac_of(values.get("LLADDR", ""))
     draft.method, draft.method6 = _METHODS.get(
         values.get("BOOTPROTO", "").lower().split("+")[0], (NicMethod.NONE, NicMethod.NONE)
     )

@@ -43,12 +43,14 @@ class RenderedFile:
     """A file to change. `path` is the guest's file now ("" for a new one), `new_path` where the text goes:
     another path means that the old file goes away. `text` None: the file is removed.
 
-    `new_path` and `text` may hold placeholders. Where they do not, the file can be written at once.
+    A new file gets `mode`; one that was there keeps its own. `new_path` and `text` may hold placeholders.
+    Where they do not, the file can be written at once.
     """
 
     path: str
     new_path: str
     text: str | None
+    mode: int = 0o644
 
     @property
     def waits(self) -> bool:
@@ -57,3 +59,4 @@ class RenderedFile:
 
 
 Files = Mapping[str, str]
+Changed = dict[str, str | None]  # None: the file goes
