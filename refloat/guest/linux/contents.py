@@ -160,11 +160,15 @@ class _Reader:
 def _unpack_module(member: cpio.Member, content: bytes, kernel: str, spool: Path) -> None:
     """Puts a module where depmod looks for it. Names come from the guest: only plain ones are taken."""
     _, found, inner = member.name.partition(f"/modules/{kernel}/")
-    if not found or ".." in inner.split("/") or not module_name(inner):
-        return
-    path = spool / "lib/modules" / kernel / inner
+    if found and ".." not in inner.split("/") and module_name(inner):
+        write_module(spool / "lib/modules" / kernel, inner, content)
+
+
+def write_module(base: Path, inner: str, content: bytes) -> None:
+    """A module's file below `base`. Raises BrokenInitramfs for a name that no filesystem takes."""
+    path = base / inner
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    except OSError as error:  # a name that is too long, or a directory where another name is a file
+    except OSError as error:  # too long, or a directory where another name is a file
         raise BrokenInitramfs(f"its module {inner[:100]} cannot be unpacked: {error.strerror}") from error

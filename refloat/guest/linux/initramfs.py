@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from refloat.command import run
 from refloat.errors import Failed
 from refloat.guest.linux import compression, cpio, pins, tools
 from refloat.guest.linux.compression import BrokenInitramfs, UnknownFormat
-from refloat.guest.linux.contents import MARKER, Contents, scan
+from refloat.guest.linux.contents import MARKER, Contents, scan, write_module
 from refloat.guest.linux.edits import Rewritten
 from refloat.guest.linux.modules import KernelModules, ModuleMissing, module_name
 from refloat.guest.tree import Tree
@@ -131,15 +131,30 @@ def _new_files(
     members = []
     for name in added:
         inner, content = modules.path(name), modules.content(name)
-        (base / inner).parent.mkdir(parents=True, exist_ok=True)
-        (base / inner).write_bytes(content)
+        write_module(base, inner, content)
         members.append(_file(contents.resolve(f"{target}/{inner}"), content))
+    index = _own_index if any(base.rglob("*.ko.gz")) else _new_index
+    return members + [_file(f"{target}/{name}", content) for name, content in index(modules, work)]
+
+
+def _new_index(modules: KernelModules, work: Path) -> Iterator[tuple[str, bytes]]:
+    base = work / "lib/modules" / modules.version
     (base / "modules.order").write_bytes(modules.order())
     run(["depmod", "-b", str(work), modules.version], timeout=300)
     for name in _INDEX:
         if (base / name).is_file():
-            members.append(_file(f"{target}/{name}", (base / name).read_bytes()))
-    return members
+            yield name, (base / name).read_bytes()
+
+
+def _own_index(modules: KernelModules, work: Path) -> Iterator[tuple[str, bytes]]:
+    """The index over all of the kernel's modules, as the guest has it. Debian's depmod does not read
+    modules packed with gzip, as Alpine has them; modules that are listed and not there do no harm."""
+    for name in _INDEX:
+        content = modules.index(name)
+        if content is not None:
+            yield name, content
+        elif name.startswith(("modules.dep", "modules.alias")):
+            raise BrokenInitramfs(f"kernel {modules.version} has no {name}, which only its own depmod makes")
 
 
 def _config_files(contents: Contents, configs: Mapping[str, str]) -> list[cpio.Member]:

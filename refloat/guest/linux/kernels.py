@@ -125,7 +125,7 @@ def _one_initramfs(look: _Look, modules: KernelModules, path: str) -> GuestKerne
         contents = scan(fd, modules.version, initramfs.wanted)
     missing = initramfs.missing(contents, modules, needed_modules(look.bus, look.nic))
     changed = bool(missing)
-    for inner, done in pins.mended(contents.configs, look.names).items():
+    for inner, done in pins.mended(contents.configs, look.names, look.bus).items():
         look.notes.unstable += [f"{path}:{inner}:{edit.line} {edit.old}" for edit in done.edits]
         look.notes.problems += [f"{path}: {words}" for words in done.problems]
         look.notes.warnings += [f"{path}: {words}" for words in done.warnings]
@@ -171,7 +171,7 @@ def drivers(
             needed=needed_modules(request.disk_bus, request.nic_model),
             force=DISK_MODULES[request.disk_bus],
             welcome=_WELCOME,
-            mend=lambda configs: pins.mended(configs, names),
+            mend=lambda configs: pins.mended(configs, names, request.disk_bus),
         )
         if addition is not None:
             size, digest = _fingerprint(tree, kernel.initramfs)

@@ -56,20 +56,19 @@ class KernelModules:
         Raises ModuleMissing.
         """
         ordered: dict[str, None] = {}
-        on_the_way: set[str] = set()
-
-        def add(name: str) -> None:
-            if name in self.builtin or name in ordered or name in on_the_way:
-                return
-            if name not in self._paths:
-                raise ModuleMissing(f"kernel {self.version} of the guest has no module {name}")
-            on_the_way.add(name)
-            for need in self._needs[name]:
-                add(need)
-            ordered[name] = None
-
-        for name in names:
-            add(name)
+        seen: set[str] = set()
+        # A stack of our own: how deep it goes is the guest's choice.
+        pending = [(name, False) for name in reversed(tuple(names))]
+        while pending:
+            name, complete = pending.pop()
+            if complete:
+                ordered[name] = None
+            elif name not in seen and name not in self.builtin:
+                if name not in self._paths:
+                    raise ModuleMissing(f"kernel {self.version} of the guest has no module {name}")
+                seen.add(name)
+                pending.append((name, True))
+                pending += [(need, False) for need in reversed(self._needs[name])]
         return tuple(ordered)
 
     def path(self, name: str) -> str:
@@ -85,8 +84,12 @@ class KernelModules:
 
     def order(self) -> bytes:
         """modules.order, which decides between modules with the same alias; empty if there is none."""
-        path = f"{self.directory}/modules.order"
-        return self._tree.read_bytes(path, _INDEX_LIMIT) if self._tree.is_file(path) else b""
+        return self.index("modules.order") or b""
+
+    def index(self, name: str) -> bytes | None:
+        """A file that depmod made for all of this kernel's modules; None if there is none."""
+        path = f"{self.directory}/{name}"
+        return self._tree.read_bytes(path, _INDEX_LIMIT) if self._tree.is_file(path) else None
 
 
 def _is_plain(path: str) -> bool:

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from refloat.guest.linux.edits import Edit, Rewritten
 from refloat.guest.linux.storage import DeviceNames
-
-LVM_LOCAL = "etc/lvm/lvmlocal.conf"
+from refloat.guest.linux.storage.lvm import DEVICES_FILE, LVM_CONF, LVM_LOCAL, filter_problems, switch_off
+from refloat.guest.linux.storage.raid import rewrite_mdadm_conf
+from refloat.model import DiskBus
 
 _DEVICE = re.compile(r"(?<![\w/.+-])/dev/[^\s\"'`,;|\])}]+")
 _QUIET = re.compile(r"\b(?:nofail|noauto)\b")
 _RESUME = re.compile(r"(?<!\S)(?:resume|RESUME)=\S*")
-_FILTER = re.compile(r"\s*(?:global_)?filter\s*=")
 _TIMEOUT = re.compile(r"^(Job(?:Running)?TimeoutSec)=(.*)$", re.MULTILINE)
 _DEVICE_UNIT = re.compile(r"etc/systemd/system/(dev-.+)\.device\.d/timeout\.conf")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
-# udev makes no by-uuid link for the parts of a volume group or an array.
-_MEMBERS = frozenset({"LVM2_member", "linux_raid_member", "ddf_raid_member", "isw_raid_member"})
-
 # path in the archive, its text, the names -> the text as it must be
 Mend = Callable[[str, str, DeviceNames], Rewritten]
 
@@ -114,11 +111,8 @@ def _link(name: str, names: DeviceNames) -> str | None:
         return ""
     if stable is None:
         return None
-    found = names.find(name)
-    key, separator, value = stable.partition("=")
-    if not separator or (found is not None and found.kind in _MEMBERS):
-        return "" if separator else stable
-    return f"/dev/disk/by-{key.lower()}/{value}"
+    tag, _, value = stable.partition("=")
+    return f"/dev/disk/by-{tag.lower()}/{value}"
 
 
 def mend_timeout(path: str, text: str, names: DeviceNames) -> Rewritten:
@@ -140,41 +134,14 @@ def _device_of(unit: str) -> str:
     return "/" + _ESCAPE.sub(lambda match: chr(int(match[1], 16)), unit.replace("-", "/"))
 
 
-def mend_lvm_filter(path: str, text: str, names: DeviceNames) -> Rewritten:
-    """A filter that lets LVM see only devices with certain names. It is a pattern, not a name: refused."""
-    problems = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not _FILTER.match(line):
-            continue
-        for name in _DEVICE.findall(line):
-            if _link(name, names) is not None:
-                problems.append(f"{path}:{number}: LVM's filter names {name}, which follows the disk bus")
-    return Rewritten(text, problems=tuple(problems))
-
-
 def mend_mdadm(path: str, text: str, names: DeviceNames) -> Rewritten:
-    """mdadm.conf: arrays are found by UUID; a list of devices to look at would hide their new names."""
-    draft = _Draft(text.split("\n"))
-    for index, line in enumerate(draft.lines):
-        words = line.split()
-        if not words or not any(_link(name, names) is not None for name in _DEVICE.findall(line)):
-            continue
-        if words[0].upper() == "DEVICE":
-            draft.put(index, line, "DEVICE partitions", "DEVICE partitions containers")
-        elif words[0].upper() == "ARRAY" and any(word.lower().startswith("uuid=") for word in words):
-            kept = [word for word in words if not word.lower().startswith("devices=")]
-            if kept != words:
-                draft.put(index, line, " ".join(kept), " ".join(kept))
-        else:
-            draft.problems.append(f"{path}:{index + 1}: an array is found by names that follow the disk bus")
-    return draft.done()
+    """As on the root filesystem: arrays are found by UUID, wherever their members are."""
+    return rewrite_mdadm_conf(text, path)
 
 
 def _leave(path: str, text: str, names: DeviceNames) -> Rewritten:
     return Rewritten(text)
 
-
-_SYSTEM_DEVICES = "etc/lvm/devices/system.devices"
 
 PINS = (
     Pin(r"conf/conf\.d/[^/]+", mend_names, "initramfs-tools: RESUME, ROOT, and cryptroot before Debian 10"),
@@ -190,9 +157,7 @@ PINS = (
         "dracut (hostonly): devices to wait for before the root is mounted",
     ),
     Pin(_DEVICE_UNIT.pattern, mend_timeout, "dracut (hostonly) with systemd: the same, without an end"),
-    Pin(r"etc/lvm/lvm\.conf", mend_lvm_filter, "LVM sees no volume on a device that its filter hides"),
-    Pin(re.escape(_SYSTEM_DEVICES), _leave, "RHEL 9: LVM sees the listed devices alone, by their old ids"),
-    Pin(re.escape(LVM_LOCAL), _leave, "where the list of devices is switched off"),
+    Pin(r"etc/lvm/(?:devices/system\.devices|lvm\.conf|lvmlocal\.conf)", _leave, "see _lvm()"),
     Pin(r"etc/mdadm(?:/mdadm)?\.conf", mend_mdadm, "md: devices on which arrays are looked for"),
     Pin(r"etc/mdadm(?:/mdadm)?\.conf\.d/[^/]+", mend_mdadm, "md: devices on which arrays are looked for"),
 )
@@ -203,20 +168,26 @@ def is_pin(path: str) -> bool:
     return any(pattern.fullmatch(path) for pattern, _ in _COMPILED)
 
 
-def mended(configs: Mapping[str, str], names: DeviceNames) -> dict[str, Rewritten]:
+def mended(configs: Mapping[str, str], names: DeviceNames, bus: DiskBus) -> dict[str, Rewritten]:
     """Every file that names devices and has to change, or cannot be: path in the archive -> what it
-    becomes."""
+    becomes. `bus` is that of the destination."""
     result = {}
     for path, text in sorted(configs.items()):
         pin = next((pin for pattern, pin in _COMPILED if pattern.fullmatch(path)), None)
         done = pin.mend(path, text, names) if pin else Rewritten(text)
         if done.edits or done.problems or done.warnings:
             result[path] = done
-    if configs.get(_SYSTEM_DEVICES, "").strip():
-        text = configs.get(LVM_LOCAL, "")
-        line = "devices { use_devicesfile = 0 }\n"
-        if line not in text:
-            glue = "" if not text or text.endswith("\n") else "\n"
-            edit = Edit(text.count("\n") + 1, "the list of LVM's devices", "every device")
-            result[LVM_LOCAL] = Rewritten(f"{text}{glue}{line}", (edit,))
+    if "LVM2_member" in names.kinds():
+        result |= _lvm(configs, bus)
     return result
+
+
+def _lvm(configs: Mapping[str, str], bus: DiskBus) -> dict[str, Rewritten]:
+    """LVM's own configuration, as on the root filesystem: filters that hide the disks' new names, and
+    RHEL 9's list of devices, which is switched off in lvmlocal.conf."""
+    devices, conf, local = (configs.get(path[1:], "") for path in (DEVICES_FILE, LVM_CONF, LVM_LOCAL))
+    switched = switch_off(devices, conf, local)
+    problems = (*filter_problems(conf, LVM_CONF[1:], bus), *filter_problems(local, LVM_LOCAL[1:], bus))
+    if not switched.edits and not problems:
+        return {}
+    return {LVM_LOCAL[1:]: replace(switched, problems=problems)}
