@@ -7,6 +7,7 @@ No report: failed, unless outside evidence proves the boot: then partial. Applic
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_interface
 
 from refloat.model import (
     Action,
@@ -17,6 +18,8 @@ from refloat.model import (
     Hardware,
     Mode,
     NetworkMode,
+    NicConfig,
+    NicReport,
     Observer,
     Plan,
     PlannedNic,
@@ -137,8 +140,8 @@ def _network(plan: Plan, promoted: Hardware, findings: Findings, report: GuestRe
         proofs.append(_nic_linked(nic, promoted, findings))
         if report is not None:
             proofs += _nic_reported(nic, report)
-    if report is not None and any(nic.config and nic.config.gateway for nic in plan.nics):
-        proofs += _gateway(plan, report)
+    if report is not None:
+        proofs += _gateways(plan, report)
     proofs += [
         Proof(Observer.OPERATOR, probe.answered, f"{probe.address}:{probe.port} {_said(probe)}")
         for probe in findings.probes
@@ -161,30 +164,95 @@ def _nic_reported(nic: PlannedNic, report: GuestReport) -> list[Proof]:
     found = next((item for item in report.nics if item.mac == nic.mac), None)
     if found is None:
         return [Proof(Observer.GUEST, False, f"no adapter has the planned MAC {nic.mac}")]
-    if nic.config is None or not nic.config.addresses:
-        return [
-            Proof(Observer.GUEST, found.up, f"{found.name} ({nic.mac}) is {'up' if found.up else 'down'}")
-        ]
-    return [
-        Proof(
-            Observer.GUEST,
-            found.up and address in found.addresses,
-            f"{found.name} ({nic.mac}) {'holds' if address in found.addresses else 'lacks'} {address}",
-        )
-        for address in (nic.config.addresses if nic.mode is NetworkMode.RESTORE else ())
-    ] or [Proof(Observer.GUEST, found.up, f"{found.name} ({nic.mac}) is up, its configuration preserved")]
+    if nic.mode is NetworkMode.PRESERVE:
+        return [_preserved(nic, found)]
+    if nic.mode is NetworkMode.DHCP:
+        got = ", ".join(found.addresses) or "no address"
+        text = f"{found.name} ({nic.mac}) got {got} by DHCP"
+        return [Proof(Observer.GUEST, found.up and bool(found.addresses), text)]
+    if not any(config.addresses for config in _planned(nic)):
+        state = "up" if found.up else "down"
+        return [Proof(Observer.GUEST, found.up, f"{found.name} ({nic.mac}) is {state}")]
+    return [*_held(nic, found, report), *_named_servers(nic, report)]
+
+
+def _held(nic: PlannedNic, found: NicReport, report: GuestReport) -> list[Proof]:
+    """Each planned address: the adapter's own on itself, those of what stands on it wherever they are
+    (a VLAN is called ens4.10 now)."""
+    proofs = []
+    anywhere = {address for link in report.links for address in link.addresses} | {*found.addresses}
+    for config in _planned(nic):
+        own = config is nic.config
+        where = f"{found.name} ({nic.mac})" if own else f"{config.name} on {found.name}"
+        held = {_written(address) for address in (found.addresses if own else anywhere)}
+        for address in config.addresses:
+            holds = found.up and _written(address) in held
+            text = f"{where} {'holds' if holds else 'lacks'} {address}"
+            proofs.append(Proof(Observer.GUEST, holds, text))
+    return proofs
+
+
+def _planned(nic: PlannedNic) -> tuple[NicConfig, ...]:
+    return (*((nic.config,) if nic.config else ()), *nic.above)
+
+
+def _written(address: str) -> str:
+    """One way to write an address: IPv6 has many."""
+    try:
+        return str(ip_interface(address))
+    except ValueError:
+        return address
+
+
+def _preserved(nic: PlannedNic, found: NicReport) -> Proof:
+    """Left alone: it must be up. One that is down under another name than its configuration has is the
+    case of which the plan's reason warned."""
+    name = nic.config.name if nic.config else ""
+    if not found.up and name not in ("", found.name):
+        text = f"{found.name} ({nic.mac}) is down: the guest's configuration is for {name}; {nic.reason}"
+        return Proof(Observer.GUEST, False, text)
+    state = "up" if found.up else "down"
+    return Proof(Observer.GUEST, found.up, f"{found.name} ({nic.mac}) is {state}, as the guest configures it")
+
+
+def _named_servers(nic: PlannedNic, report: GuestReport) -> list[Proof]:
+    """The guest's resolver must know one of the planned servers, wherever it learned of it. Old names
+    that nothing in the guest reads are no failure as long as there is a server at all."""
+    wanted = {server for config in _planned(nic) for server in config.dns}
+    if not wanted:
+        return []
+    known = ", ".join(report.dns) or "none"
+    new = nic.mode is NetworkMode.READDRESS
+    holds = bool(wanted & set(report.dns)) if new else bool(report.dns)
+    return [Proof(Observer.GUEST, holds, f"name servers in use: {known}")]
 
 
 def _said(probe: ProbeResult) -> str:
     return f"{'answered' if probe.answered else 'did not answer'}: {probe.text}"
 
 
-def _gateway(plan: Plan, report: GuestReport) -> list[Proof]:
-    """In a test the gateway may be absent by design: then only its answer is evidence."""
-    if plan.mode is Mode.TEST and not report.gateway_answers:
-        return []
-    said = "answers" if report.gateway_answers else "does not answer"
-    return [Proof(Observer.GUEST, report.gateway_answers, f"gateway {report.gateway or '(none)'} {said}")]
+def _gateways(plan: Plan, report: GuestReport) -> list[Proof]:
+    """Of each IP version for which one is planned. In a test it may be absent by design: then only its
+    answer is evidence."""
+    configs = [config for nic in plan.nics for config in _planned(nic)]
+    rows = (
+        (any(config.gateway for config in configs), "gateway", report.gateway, report.gateway_answers),
+        (
+            any(config.gateway6 for config in configs),
+            "IPv6 gateway",
+            report.gateway6,
+            report.gateway6_answers,
+        ),
+    )
+    return [
+        Proof(Observer.GUEST, answers, f"{what} {address or '(none)'} {_answers(answers)}")
+        for wanted, what, address, answers in rows
+        if wanted and (answers or plan.mode is not Mode.TEST)
+    ]
+
+
+def _answers(answers: bool) -> str:
+    return "answers" if answers else "does not answer"
 
 
 # ---------------------------------------------------------------- drivers, clean-up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from refloat.model import DiskBus, Firmware, NicModel, SourceDisk, SourceNic, So
 
 # Written by Refloat's lab and destination driver: the estate's names of user-mode networks.
 _REFLOAT_NS = "https://refloat.org/xmlns/1"
+
+_QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
+_NO_ACPI_SLOTS = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
+_ALIAS = re.compile(r"[A-Za-z0-9_-]+")
 
 _SCSI = {
     "virtio-scsi": DiskBus.VIRTIO_SCSI,
@@ -129,8 +134,30 @@ def _nics(root: ET.Element) -> tuple[SourceNic, ...]:
                 code="unknown_hardware",
                 hint=f"known: {', '.join(_NICS)}",
             )
-        nics.append(SourceNic(mac, _NICS[model], names.get(mac) or _network(nic)))
+        nics.append(SourceNic(mac, _NICS[model], names.get(mac) or _network(nic), _guest_name(root, nic)))
     return tuple(nics)
+
+
+def _guest_name(root: ET.Element, nic: ET.Element) -> str:
+    """What the guest's kernel calls this NIC: "ens192" in a port whose hot-plug slot is 192.
+
+    Empty unless the definition says the slot: libvirt has no element for it, only an override of QEMU's
+    property; and where ACPI does the hot-plug, the slots' numbers are its own.
+    """
+    arguments = {one.get("value", "") for one in root.findall(f"{{{_QEMU_NS}}}commandline/{{{_QEMU_NS}}}arg")}
+    address = nic.find("address")
+    if _NO_ACPI_SLOTS not in arguments or address is None or address.get("type", "pci") != "pci":
+        return ""
+    bus, slot, function = (int(address.get(name, "0"), 0) for name in ("bus", "slot", "function"))
+    port = root.find(f"devices/controller[@type='pci'][@index='{bus}'][@model='pcie-root-port']")
+    if port is None or slot or function or address.get("multifunction") == "on":
+        return ""
+    alias = _get(port, "alias", "name")
+    device = f"{{{_QEMU_NS}}}override/{{{_QEMU_NS}}}device[@alias='{alias}']"
+    properties = f"{device}/{{{_QEMU_NS}}}frontend/{{{_QEMU_NS}}}property[@name='slot']"
+    found = root.find(properties) if _ALIAS.fullmatch(alias) else None
+    value = "" if found is None else found.get("value", "")
+    return f"ens{value}" if value.isdigit() and int(value) else ""
 
 
 def _network(nic: ET.Element) -> str:

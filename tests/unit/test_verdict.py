@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -12,18 +13,23 @@ from refloat.model import (
     Findings,
     GuestReport,
     Hardware,
+    LinkReport,
     Mode,
     MountReport,
+    NetworkMode,
+    NicConfig,
+    NicMethod,
     NicReport,
     Observation,
     Plan,
+    PlannedNic,
     PowerState,
     ProbeResult,
     Verdict,
     Word,
 )
 from refloat.verdict import facets, verdict
-from tests.unit.builders import FINDINGS, MAC, PLAN, PROMOTED, REPORT, replace
+from tests.unit.builders import CONFIG, FINDINGS, MAC, PLAN, PROMOTED, REPORT, replace
 
 
 def found(
@@ -136,3 +142,73 @@ def test_another_disk_order_than_planned_fails() -> None:
 def test_in_a_test_failover_a_silent_gateway_is_no_failure() -> None:
     plan = replace(PLAN, mode=Mode.TEST)
     assert found(replace(REPORT, gateway_answers=False), plan=plan).word is Word.SUCCEEDED
+
+
+def network(report: GuestReport, nic: PlannedNic, mode: Mode = Mode.PLANNED) -> Facet:
+    plan = replace(PLAN, nics=(nic,), mode=mode)
+    return next(facet for facet in facets(plan, PROMOTED, FINDINGS, (report,)) if facet.name == "network")
+
+
+def reported(**changes: Any) -> GuestReport:
+    return replace(REPORT, nics=(replace(REPORT.nics[0], **changes),))
+
+
+NIC = PLAN.nics[0]
+LOST = "; nothing ties the name ens192 to the adapter (pin_names: never)"
+STACKED = replace(
+    NIC,
+    config=NicConfig("ens192", NicMethod.NONE),
+    above=(NicConfig("ens192.7", NicMethod.STATIC, ("10.7.0.1/24", "fd00:0:0::7/64")),),
+)
+NEW = replace(
+    NIC,
+    mode=NetworkMode.READDRESS,
+    config=NicConfig("ens192", NicMethod.STATIC, ("192.168.7.40/24",), "192.168.7.1", ("192.168.7.53",)),
+)
+THERE = replace(reported(addresses=("192.168.7.40/24",)), gateway="192.168.7.1", dns=("192.168.7.53",))
+CASES: dict[str, tuple[PlannedNic, GuestReport, bool]] = {
+    "readdressed": (NEW, THERE, True),
+    "readdressed, but the old servers": (NEW, replace(THERE, dns=("10.20.30.3",)), False),
+    "readdressed, but the old address": (NEW, REPORT, False),
+    "by DHCP": (replace(NIC, mode=NetworkMode.DHCP), reported(addresses=("10.0.2.15/24",)), True),
+    "by DHCP, which nobody answered": (replace(NIC, mode=NetworkMode.DHCP), reported(addresses=()), False),
+    "IPv6 in other words": (
+        replace(NIC, config=NicConfig("e", NicMethod.NONE, ("fd00:1:0:0::5/64",))),
+        reported(addresses=("fd00:1::5/64",)),
+        True,
+    ),
+    "a VLAN that holds its addresses": (
+        STACKED,
+        replace(REPORT, links=(LinkReport("enp1s0.7", True, ("10.7.0.1/24", "fd00::7/64")),)),
+        True,
+    ),
+    "a VLAN that does not": (STACKED, replace(REPORT, links=()), False),
+    "an IPv6 gateway that is silent": (
+        replace(NIC, config=replace(CONFIG, gateway6="fe80::1")),
+        replace(REPORT, gateway6="fe80::1"),
+        False,
+    ),
+    "preserved and up": (replace(NIC, mode=NetworkMode.PRESERVE), REPORT, True),
+    "preserved, renamed and down": (
+        replace(NIC, mode=NetworkMode.PRESERVE, reason=f"ens192 uses dhcp{LOST}"),
+        reported(up=False, addresses=()),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_network_by_what_was_planned(case: str) -> None:
+    nic, report, holds = CASES[case]
+    assert network(report, nic).state is (FacetState.VERIFIED if holds else FacetState.FAILED)
+
+
+def test_an_adapter_that_stayed_offline_is_told_with_the_reason() -> None:
+    nic, report, _ = CASES["preserved, renamed and down"]
+    said = " ".join(proof.text for proof in network(report, nic).proofs)
+    assert "enp1s0" in said and "the guest's configuration is for ens192" in said and LOST in said
+
+
+def test_a_silent_ipv6_gateway_is_no_failure_in_a_test() -> None:
+    nic, report, _ = CASES["an IPv6 gateway that is silent"]
+    assert network(report, nic, Mode.TEST).state is FacetState.VERIFIED

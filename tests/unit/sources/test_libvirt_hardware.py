@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from refloat.destinations.libvirt_spec import DomainType
 from refloat.errors import Refused
+from refloat.lab.source_domain import render_source
 from refloat.model import DiskBus, Firmware, NicModel
 from refloat.sources.libvirt_hardware import parse_disks, parse_vm
 
@@ -85,6 +87,42 @@ def test_nics_by_the_estates_name_where_it_is_recorded() -> None:
         ("00:50:56:aa:00:03", NicModel.VIRTIO, "10.20.30.0/24"),
         ("00:50:56:aa:00:04", NicModel.VIRTIO, "lab"),
     ]
+
+
+SLOTTED = """<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><devices>
+<controller type='pci' index='1' model='pcie-root-port'><alias name='ua-a'/></controller>
+<controller type='pci' index='2' model='pcie-root-port'><alias name='pci.2'/></controller>
+<interface><mac address='00:50:56:00:00:01'/><model type='vmxnet3'/>
+<address type='pci' bus='{bus}' slot='0x00' function='{function}'/></interface></devices>
+<q:commandline><q:arg value='-global'/><q:arg value='{argument}'/></q:commandline>
+<q:override><q:device alias='ua-a'><q:frontend><q:property name='slot' type='unsigned' value='{slot}'/>
+</q:frontend></q:device></q:override></domain>"""
+ACPI_OFF = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
+
+
+@pytest.mark.parametrize(
+    ("bus", "function", "argument", "slot", "name"),
+    [
+        ("0x01", "0x0", ACPI_OFF, "192", "ens192"),
+        ("0x01", "0x0", "", "192", ""),  # ACPI's own numbers
+        ("0x01", "0x1", ACPI_OFF, "192", ""),
+        ("0x01", "0x0", ACPI_OFF, "0", ""),
+        ("0x02", "0x0", ACPI_OFF, "192", ""),  # a port whose slot nobody says
+        ("0x00", "0x0", ACPI_OFF, "192", ""),
+    ],
+)
+def test_a_nic_is_called_as_its_ports_slot(
+    bus: str, function: str, argument: str, slot: str, name: str
+) -> None:
+    xml = SLOTTED.format(bus=bus, function=function, argument=argument, slot=slot)
+    assert [nic.guest_name for nic in parse_vm(xml, lambda _key: 0).nics] == [name]
+
+
+def test_the_labs_nic_has_the_name_of_vmwares_first() -> None:
+    xml = render_source(
+        "lab", "u", 1 << 30, 2, "/a", "/b", "10.20.30.0/24", "00:50:56:aa:bb:cc", DomainType.QEMU
+    )
+    assert [nic.guest_name for nic in parse_vm(xml, lambda _key: 0).nics] == ["ens192"]
 
 
 @pytest.mark.parametrize(
