@@ -222,8 +222,7 @@ class Tree:
         """Mode, owner and extended attributes of an existing file (symlinks are followed)."""
         with self._at(path) as fd:
             status, where = os.fstat(fd), f"/proc/self/fd/{fd}"
-            names = os.listxattr(where)
-            xattrs = tuple((name, os.getxattr(where, name)) for name in names)
+            xattrs = tuple((name, os.getxattr(where, name)) for name in _xattr_names(where))
         return Meta(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, xattrs)
 
     # ------------------------------------------------------------ writing (journal.py only)
@@ -271,6 +270,20 @@ class Tree:
                 os.setxattr(f"/proc/self/fd/{directory}/{name}", attribute, value, follow_symlinks=False)
             os.fsync(directory)
 
+    def remove_file(self, real: str) -> None:
+        """Removes a file or a symlink; and what a killed replace_file() may have left beside it."""
+        parent, name = os.path.split(real)
+        with self._writable_directory(parent, real) as directory:
+            _unlink_if_there(directory, f".{name}.refloat-new")
+            _unlink_if_there(directory, name)
+            os.fsync(directory)
+
+    def remove_directory(self, real: str) -> None:
+        parent, name = os.path.split(real)
+        with self._writable_directory(parent, real) as directory:
+            os.rmdir(name, dir_fd=directory)
+            os.fsync(directory)
+
     @contextmanager
     def _writable_directory(self, path: str, real: str) -> Iterator[int]:
         """The directory of what is about to be written; an OSError in the block is said in words."""
@@ -291,7 +304,22 @@ def _apply_meta(fd: int, meta: Meta) -> None:
     os.fchown(fd, meta.uid, meta.gid)
     os.fchmod(fd, meta.mode)
     for name, value in meta.xattrs:
-        os.setxattr(fd, name, value)
+        try:
+            os.setxattr(fd, name, value)
+        except OSError as error:
+            # vfat, as of the EFI system partition, has none: the guest's policy labels it as a whole. (A
+            # mode that it cannot keep it ignores, and its files are root's already.)
+            if error.errno != errno.ENOTSUP:
+                raise
+
+
+def _xattr_names(path: str) -> list[str]:
+    try:
+        return os.listxattr(path)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return []
+        raise
 
 
 def _unlink_if_there(directory: int, name: str) -> None:
