@@ -2,7 +2,6 @@
 
 Every mount for writing moves it (on btrfs: every write).
 
-
 Read from the device itself, so that looking changes nothing. Sources: Linux fs/ext4/ext4.h
 (s_mtime, s_wtime, s_mnt_count), fs/xfs/libxfs/xfs_format.h (sb_lsn: the log is written at each unmount),
 fs/btrfs/ctree.h (generation: one more with each transaction).
