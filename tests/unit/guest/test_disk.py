@@ -18,7 +18,7 @@ from refloat.guest.disk import find_filesystems, flush, mounted_system
 from refloat.guest.inspect import inspect
 from refloat.guest.linux import storage
 from refloat.guest.tree import GuestFileError, Meta
-from refloat.model import DiskBus, GuestFacts, NicModel
+from refloat.model import DiskBus, GuestFacts, Mount, NicModel
 from tests.unit.guest.guests import DATA_UUID, ORDER, ROOT_UUID, SWAP_UUID, make_guest, request
 
 START = 1024 * 1024
@@ -85,12 +85,12 @@ def test_every_partition_is_found(disks: dict[str, str]) -> None:
     ]
 
 
-def test_root_by_partuuid(disks: dict[str, str], tmp_path: Path) -> None:
+def test_root_by_partuuid(disks: dict[str, str]) -> None:
     """As Debian's cloud images name it."""
-    found = find_filesystems(disks)[0]
-    assert found.partuuid == "5ea0f10a-01"
-    names = storage.DeviceNames(ORDER, [], {found.partuuid: found.filesystem})
-    assert names.find("PARTUUID=5EA0F10A-01") is found.filesystem
+    found = find_filesystems(disks)[0].filesystem
+    assert found.names == ("PARTUUID=5ea0f10a-01",)
+    names = storage.DeviceNames(ORDER, [found])
+    assert names.find("PARTUUID=5EA0F10A-01") is found
     assert names.stable("PARTUUID=5ea0f10a-01") is None
 
 
@@ -180,7 +180,7 @@ def test_trouble_since_the_inspection_is_refused_before_any_change(
     facts = inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
     with _root(disks, facts, tmp_path) as root:
         (root / "boot/grub/grub.cfg").unlink()
-    with pytest.raises(Refused, match="only GRUB 2"):
+    with pytest.raises(Refused, match="no boot loader"):
         adapt(request(facts), disks, facts, tmp_path / "run", quiet)
     assert not (tmp_path / "run/journal.jsonl").exists()
 
@@ -208,3 +208,155 @@ def _root(disks: dict[str, str], facts: GuestFacts, tmp_path: Path) -> Iterator[
 
 def test_flush_takes_files_and_devices(disks: dict[str, str]) -> None:
     flush(disks)
+
+
+# ---------------------------------------------------------------- other filesystems, several systems
+
+
+def _system(tmp_path: Path, kind: str, fstab: str, subvolumes: tuple[str, ...] = ()) -> str:
+    """A disk without partitions that holds a guest; on btrfs in the first of `subvolumes`."""
+    image, where = tmp_path / f"{kind}.raw", tmp_path / f"{kind}.mnt"
+    with image.open("wb") as handle:
+        handle.truncate(320 * MIB)
+    _run(f"mkfs.{kind}", "-q", str(image))
+    where.mkdir()
+    _run("mount", "-o", "loop", str(image), str(where))
+    try:
+        for name in subvolumes:
+            _run("btrfs", "subvolume", "create", str(where / name))
+        root = where / subvolumes[0] if subvolumes else where
+        shutil.copytree(make_guest(tmp_path / f"{kind}.guest"), root, symlinks=True, dirs_exist_ok=True)
+        for name in ("boot/grub/grub.cfg", "etc/default/grub", "etc/initramfs-tools/conf.d/resume"):
+            text = (root / name).read_text()
+            (root / name).write_text(text.replace("/dev/sda1", "UUID=x").replace("/dev/sda5", "none"))
+        (root / "etc/fstab").write_text(fstab)
+    finally:
+        _run("umount", str(where))
+    return str(image)
+
+
+@contextmanager
+def _btrfs(image: str, tmp_path: Path) -> Iterator[Path]:
+    """Its top level."""
+    _run("mount", "-o", "loop,subvolid=5", image, str(tmp_path / "btrfs.mnt"))
+    try:
+        yield tmp_path / "btrfs.mnt"
+    finally:
+        _run("umount", str(tmp_path / "btrfs.mnt"))
+
+
+def _facts(image: str) -> GuestFacts:
+    return inspect({"disk-a": image}, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
+
+
+def test_xfs(tmp_path: Path) -> None:
+    image = _system(tmp_path, "xfs", "/dev/sda / xfs defaults 0 0\n")
+    facts = _facts(image)
+    assert (facts.root.kind, facts.problems) == ("xfs", ())
+    done = adapt(request(facts), {"disk-a": image}, facts, tmp_path / "run", quiet)
+    assert f"+UUID={facts.root.uuid} / xfs" in next(c.diff for c in done.changes if c.path == "/etc/fstab")
+    assert _facts(image).unstable_names == ()
+    _run("xfs_repair", "-n", image)
+
+
+def test_btrfs_in_a_subvolume(tmp_path: Path) -> None:
+    fstab = "/dev/sda / btrfs subvol=/@,compress=zstd 0 0\n/dev/sda /home btrfs subvol=@home 0 0\n"
+    image = _system(tmp_path, "btrfs", fstab, ("@", "@home"))
+    with _btrfs(image, tmp_path) as top:
+        _run("btrfs", "subvolume", "snapshot", str(top / "@"), str(top / "yesterday"))
+    facts = _facts(image)
+    assert facts.problems == ()
+    assert facts.root.mounts == (Mount("/", "@"), Mount("/home", "@home"))
+    done = adapt(request(facts), {"disk-a": image}, facts, tmp_path / "run", quiet)
+    with _btrfs(image, tmp_path) as top:
+        assert (top / "@/etc/fstab").read_text() == fstab.replace("/dev/sda", f"UUID={facts.root.uuid}")
+        assert (top / "yesterday/etc/fstab").read_text() == fstab, "a snapshot is not touched"
+    again = adapt(request(facts), {"disk-a": image}, facts, tmp_path / "run", quiet)
+    assert again == done
+
+
+def test_btrfs_that_was_turned_back_is_mounted_again(tmp_path: Path) -> None:
+    """The kernel remembers a device by its UUID and refuses an older state of it unless it forgets."""
+    image = _system(tmp_path, "btrfs", "/dev/sda / btrfs defaults 0 0\n")
+    before = Path(image).read_bytes()
+    facts = _facts(image)
+    adapt(request(facts), {"disk-a": image}, facts, tmp_path / "run", quiet)
+    Path(image).write_bytes(before)
+    assert _facts(image) == facts
+
+
+def test_btrfs_root_in_the_default_subvolume(tmp_path: Path) -> None:
+    """As openSUSE has it: fstab names none, and a rollback makes another the default."""
+    image = _system(tmp_path, "btrfs", "/dev/sda / btrfs defaults 0 0\n", ("one", "two"))
+    with _btrfs(image, tmp_path) as top:
+        shutil.copytree(top / "one", top / "two", symlinks=True, dirs_exist_ok=True)
+        (top / "two/etc/hostname").write_text("second\n")
+        _run("btrfs", "subvolume", "set-default", str(top / "two"))
+    facts = _facts(image)
+    assert (facts.hostname, facts.root.mounts) == ("second", (Mount("/"),))
+
+
+def test_two_systems_in_one_btrfs_are_ambiguous(tmp_path: Path) -> None:
+    image = _system(tmp_path, "btrfs", "/dev/sda / btrfs subvol=@ 0 0\n", ("@", "@other"))
+    with _btrfs(image, tmp_path) as top:
+        shutil.copytree(top / "@", top / "@other", symlinks=True, dirs_exist_ok=True)
+        (top / "@other/etc/fstab").write_text("/dev/sda / btrfs subvol=@other 0 0\n")
+    with pytest.raises(Refused, match=r"subvolume @, .*subvolume @other"):
+        _facts(image)
+
+
+def test_the_copy_of_a_root_is_told_by_its_own_fstab(disks: dict[str, str], tmp_path: Path) -> None:
+    facts = inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
+    with _root(disks, facts, tmp_path) as root:
+        text = (root / "etc/fstab").read_text()
+        (root / "etc/fstab").write_text(text.replace("/dev/sda1", f"UUID={ROOT_UUID}"))
+    shutil.copy(disks["disk-a"], disks["disk-b"])
+    _run("e2fsck", "-fp", f"{disks['disk-b']}?offset={START}")
+    _run("tune2fs", "-U", DATA_UUID, f"{disks['disk-b']}?offset={START}")
+    assert inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO).root.disk == "disk-a"
+
+
+def test_a_filesystem_that_cannot_be_mounted_is_said(disks: dict[str, str]) -> None:
+    _run("sfdisk", "-q", disks["disk-b"], text="label: dos\n2048,8192,L\n")  # it is larger than that
+    facts = inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
+    assert any("cannot mount disk-b partition 1" in one for one in facts.warnings), facts.warnings
+    with pytest.raises(Refused, match="cannot mount disk-b"):
+        inspect({"disk-b": disks["disk-b"]}, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("UUID=gone /boot ext4 defaults", "/boot is UUID=gone, which was not found"),
+        ("UUID=gone /boot ext4 nofail", "/boot is UUID=gone, which was not found"),
+        ("/srv/usr /usr none bind", "/usr is /srv/usr, which was not found"),
+        ("UUID=gone /boot/efi vfat nofail", ""),
+    ],
+)
+def test_a_part_of_the_system_that_is_not_here(
+    disks: dict[str, str], tmp_path: Path, line: str, problem: str
+) -> None:
+    with _root(disks, _facts_of_both(disks), tmp_path) as root, (root / "etc/fstab").open("a") as fstab:
+        fstab.write(f"{line}\n")
+    facts = _facts_of_both(disks)
+    if problem:
+        assert any(problem in one for one in facts.problems)
+    else:
+        assert any("UUID=gone" in one for one in facts.warnings)
+
+
+def test_a_name_by_path_that_fstab_proves(disks: dict[str, str], tmp_path: Path) -> None:
+    path = "/dev/disk/by-path/pci-0000:03:00.0-scsi-0:0:0:0"
+    with _root(disks, _facts_of_both(disks), tmp_path) as root:
+        text = (root / "etc/fstab").read_text()
+        text = text.replace("/dev/sda1", f"{path}-part1").replace("/dev/sda5", f"{path}-part5")
+        (root / "etc/fstab").write_text(text)
+    facts = _facts_of_both(disks)
+    assert facts.problems == ()
+    done = adapt(request(facts), disks, facts, tmp_path / "run", quiet)
+    diff = next(one.diff for one in done.changes if one.path == "/etc/fstab")
+    assert f"+UUID={ROOT_UUID}" in diff and f"+UUID={SWAP_UUID}" in diff and f"+{path}" not in diff
+
+
+def _facts_of_both(disks: dict[str, str]) -> GuestFacts:
+    return inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
