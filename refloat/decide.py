@@ -254,6 +254,8 @@ class _Keeper:
 
     def __call__(self, reason: str, *, chosen: bool = False) -> PlannedNic:
         pin, why = self._pin(chosen)
+        if self.config and self.config.mac and self.place.mac != self.place.nic.mac:
+            why += f"; its files tie it to {self.config.mac}, which it no longer has"
         planned = _planned(self.place, NetworkMode.PRESERVE, self.config, self.above, f"{reason}{why}")
         return replace(planned, pin=pin)
 

@@ -123,6 +123,7 @@ ALLOWED = (
     Rule("/etc/systemd/system/*.target.wants", "where the units are enabled"),
     Rule("/etc/systemd/system/*.target.wants/refloat-*.service", "enables the first-boot units"),
     Rule("/etc/init.d/refloat-firstboot", "first-boot service, removed by the guest itself"),
+    Rule("/etc/rc.d/init.d/refloat-firstboot", "first-boot service, removed by the guest itself"),
     Rule("/etc/runlevels/boot/refloat-firstboot", "enables the first-boot service"),
     Rule("/etc/rc*.d/S*refloat-firstboot", "enables the first-boot service"),
     Rule("/etc/rc.d/rc*.d/S*refloat-firstboot", "enables the first-boot service"),

@@ -17,7 +17,7 @@ from refloat.errors import Refused
 from refloat.guest.firstboot.inits import Start, init_of, start_of
 from refloat.guest.firstboot.pins import naming_of, pins
 from refloat.guest.linux import network, render
-from refloat.guest.linux.render import Rendered, RenderedFile, placeholder
+from refloat.guest.linux.render import Rendered, RenderedFile
 from refloat.guest.tree import Tree
 from refloat.model import AdaptRequest, GuestFacts, NetworkMode, NicConfig, PlannedNic
 
@@ -40,8 +40,6 @@ _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _NIC_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 # A path may be unusual ("Wired connection 1.nmconnection"), but is one field of a line.
 _PATH = re.compile(r"/[^\x00-\x1f\x7f]{1,1000}")
-# NetworkManager ignores key files that others can read, netplan complains of them.
-_PRIVATE = ("/etc/NetworkManager/", "/etc/netplan/")
 
 
 @dataclass(frozen=True)
@@ -87,38 +85,28 @@ def stage(tree: Tree, request: AdaptRequest, facts: GuestFacts) -> Staging:
 
 
 def plan_network(tree: Tree, nics: Sequence[PlannedNic], facts: GuestFacts) -> Network:
-    """The guest's network files with the plan's changes; for an adapter that they do not know, a new one."""
-    wanted, new = [], []
+    """The guest's network files with the plan's changes; for an adapter that they do not know, new ones."""
+    wanted = []
     known = {config.name: config for config in facts.nics}
     for index, nic in enumerate(nics):
         if nic.mode not in _REWRITTEN or nic.config is None:
             continue
-        if nic.config.name in known:
-            _check_same(nic, known[nic.config.name])
-            wanted.append(
-                Rendered(index, nic.config.name, nic.config, nic.mode, nic.mac, nic.source_mac, nic.above)
-            )
+        name = nic.config.name
+        if name in known:
+            _check_same(nic, known[name])
         elif nic.config.sources:
-            raise _gone(nic.config.name)
-        else:
-            new.append((index, nic.config))
-    if not wanted and not new:
+            raise Refused(
+                f"the guest's network files name no interface {name} any more",
+                code="guest_network",
+                hint="let the guest be inspected again",
+            )
+        wanted.append(Rendered(index, name, nic.config, nic.mode, nic.mac, nic.source_mac, nic.above))
+    if not wanted:
         return Network(facts.network_stack)
     files = network.files(tree, facts.network_stack)
-    changes = _rendered(facts.network_stack, files, wanted) if wanted else ()
-    added = [render.new_file(facts.network_stack, config, placeholder(index)) for index, config in new]
+    changes = render.render(facts.network_stack, files, wanted)
     private = frozenset(path for path in files if not tree.meta(path).mode & 0o004)
-    return Network(facts.network_stack, (*changes, *added), files, private)
-
-
-def _rendered(stack: str, files: Mapping[str, str], wanted: Sequence[Rendered]) -> tuple[RenderedFile, ...]:
-    try:
-        return render.render(stack, files, wanted)
-    except NotImplementedError:
-        from refloat.guest.linux.render import ifupdown
-
-        names = {one.old_name: one.placeholder for one in wanted}
-        return tuple(RenderedFile(p, p, text) for p, text in sorted(ifupdown.render(files, names).items()))
+    return Network(facts.network_stack, changes, files, private)
 
 
 def _check_same(nic: PlannedNic, now: NicConfig) -> None:
@@ -129,14 +117,6 @@ def _check_same(nic: PlannedNic, now: NicConfig) -> None:
             code="guest_network",
             hint="start the failover again: it looks at the guest anew",
         )
-
-
-def _gone(name: str) -> Refused:
-    return Refused(
-        f"the guest's network files name no interface {name} any more",
-        code="guest_network",
-        hint="let the guest be inspected again",
-    )
 
 
 def staging(
@@ -223,12 +203,11 @@ def _network(planned: Network) -> dict[str, StagedFile]:
     for number, change in enumerate(planned.changes):
         old = _encoded(planned.files[change.path]) if change.path else None
         text = None if change.text is None else _encoded(change.text)
-        mode = "0600" if change.new_path.startswith(_PRIVATE) else "0644"
         digest = "-" if old is None else hashlib.sha256(old).hexdigest()
         paths = [_path(change.path), "-" if text is None else _path(change.new_path)]
-        shown = change.path not in planned.private
+        shown = change.mode & 0o004 != 0 and change.path not in planned.private
         staged[f"{DIRECTORY}/network/{number}"] = StagedFile(text or b"", 0o600, shown=shown)
-        listed.append("\t".join((str(number), mode, digest, *paths)) + "\n")
+        listed.append("\t".join((str(number), f"{change.mode:04o}", digest, *paths)) + "\n")
     staged[f"{DIRECTORY}/network/files"] = StagedFile(_encoded("".join(listed)))
     return staged
 

@@ -164,7 +164,7 @@ def test_preserve_stages_the_reporter_alone(tree: Tree, root: Path, tmp_path: Pa
     facts = facts_of(tree)
     change(tree, Journal(tmp_path / "run", tree), request(facts, mode=NetworkMode.PRESERVE), facts, quiet)
     assert (root / "etc/refloat/network/files").read_text() == ""
-    assert (root / "etc/refloat/nics").read_text() == "0 00:50:56:aa:bb:cc -\n"
+    assert (root / "etc/refloat/nics").read_text() == "0 00:50:56:aa:bb:cc - -\n"
 
 
 def test_other_addresses_are_refused(tree: Tree, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_missing_systemd_grub_and_kernel(tree: Tree, root: Path) -> None:
     shutil.rmtree(root / "boot")
     (root / "boot").mkdir()
     problems = " | ".join(facts_of(tree).problems)
-    for words in ("no systemd", "no /boot/grub/grub.cfg", "no kernel was found"):
+    for words in ("init system is not known", "no /boot/grub/grub.cfg", "no kernel was found"):
         assert words in problems
 
 

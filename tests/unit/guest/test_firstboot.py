@@ -309,7 +309,7 @@ KEYFILE = "/etc/NetworkManager/system-connections/Wired connection 1.nmconnectio
 @pytest.mark.parametrize("shell", SHELLS)
 def test_new_files_and_names_with_spaces(root: Path, shell: str) -> None:
     (root / "etc/NetworkManager/system-connections").mkdir(parents=True)
-    new = RenderedFile("", KEYFILE, "interface-name=@REFLOAT_NIC_0@\n")
+    new = RenderedFile("", KEYFILE, "interface-name=@REFLOAT_NIC_0@\n", 0o600)
     stage(root, network=Network("networkmanager", (new,)))
     run(root, "configure", shell)
     assert (root / KEYFILE.lstrip("/")).read_text() == "interface-name=ens4\n"
