@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from refloat.guest.families import Family
 from refloat.guest.journal import Journal
-from refloat.guest.linux.boot import esp, formats, grub, loaders, uki
+from refloat.guest.linux.boot import arguments, esp, formats, grub, loaders, uki
 from refloat.guest.linux.boot.arguments import Wanted
 from refloat.guest.linux.boot.loaders import BootFile
 from refloat.guest.linux.edits import Progress, rewrite
@@ -136,7 +136,9 @@ def change(
     for one in found:
         old = tree.read_text(one.path)
         done = one.place.format.rewrite(old, one.path, _for_file(tree, one, found, wanted))
-        edits += rewrite(journal, one.path, old, done, one.place.because)
+        added = any(arguments.SERIAL in edit.new for edit in done.edits)
+        because = f"{one.place.because}; a serial console is added" if added else one.place.because
+        edits += rewrite(journal, one.path, old, done, because)
     edits += _device_maps(tree, journal, request.disk_bus)
     copies = 0
     for mount in mounts if Firmware.UEFI in (facts.firmwares or (facts.firmware,)) else ():

@@ -87,7 +87,7 @@ class _Found:
 def rewrite(text: str, path: str, lines: Iterable[CommandLine], wanted: Wanted) -> Rewritten:
     """The text with each device that follows the bus named by UUID, and the console if it is wanted."""
     number = line_number(text)
-    found = sorted(_all(text, lines, wanted), key=lambda one: one.start)
+    found = sorted(_all(text, lines, wanted), key=lambda one: (one.start, bool(one.old)))
     pieces, position, edits = [], 0, []
     problems: list[str] = []
     warnings: list[str] = []
@@ -181,13 +181,13 @@ def _console(text: str, line: CommandLine) -> Iterator[_Found]:
     consoles = list(_consoles(text, line))
     if any(name == "ttyS0" for _, name in consoles):
         return
-    if consoles:
-        yield _Found(consoles[0][0], "", f"{SERIAL} ")
-        return
-    content = text[line.start : line.end]
-    end = line.start + len(content.rstrip())
-    blank = " " if content.strip() else ""
     quote = '"' if line.bare else ""
     if quote:
         yield _Found(line.start, "", quote)
-    yield _Found(end, "", f"{blank}{SERIAL} {SCREEN}{quote}")
+    content = text[line.start : line.end].rstrip()
+    end = line.start + len(content)
+    if consoles:
+        yield _Found(consoles[0][0], "", f"{SERIAL} ")
+        yield from (_Found(end, "", quote),) if quote else ()
+    else:
+        yield _Found(end, "", f"{' ' if content.strip() else ''}{SERIAL} {SCREEN}{quote}")
