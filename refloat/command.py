@@ -6,7 +6,9 @@ import logging
 import os
 import shlex
 import subprocess
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -222,3 +224,43 @@ class Dialogue:
                 if pipe:
                     pipe.close()
         self._process.wait()
+
+
+class Service:
+    """A process that runs beside this one until it is stopped. It ends when this process does, however."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        log.debug("service: %s", shlex.join(argv))
+        self._argv = argv
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", "--", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            env=environment(),
+        )
+
+    def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
+        """Returns when `ready` says so. Raises CommandFailed if the process ends before, Failed after
+        `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if self._process.poll() is not None:
+                self._errors.seek(0)
+                raise CommandFailed(self._argv, self._process.returncode, self._errors.read())
+            if time.monotonic() > deadline:
+                raise Failed(f"{self._argv[0]} was not ready within {timeout} s", code="command_timeout")
+            time.sleep(0.02)
+
+    def stop(self, timeout: float = 60.0) -> None:
+        """Asks the process to end, and waits for it. Raises Failed if it had to be killed."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()
+            self._process.wait()
+            raise Failed(f"{self._argv[0]} did not end within {timeout} s", code="command_timeout") from error
+        finally:
+            self._errors.close()
