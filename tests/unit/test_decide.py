@@ -62,6 +62,19 @@ def test_firmware_that_differs_is_refused() -> None:
     assert decision.action is Action.REFUSE
 
 
+def test_image_for_both_firmwares_runs_on_either() -> None:
+    both = replace(FACTS, firmware=Firmware.UEFI, firmwares=(Firmware.UEFI, Firmware.BIOS))
+    assert decide(both, SOURCE, *VIRTIO, AdaptChoice.AUTO).action is Action.ADAPT
+
+
+@pytest.mark.parametrize(("level", "action"), [(None, Action.ADAPT), (1, Action.REFUSE), (2, Action.ADAPT)])
+def test_processor_below_the_guests_baseline_is_refused(level: int | None, action: Action) -> None:
+    facts = replace(FACTS, cpu_level=2)
+    decision = decide(facts, SOURCE, *VIRTIO, AdaptChoice.AUTO, destination_cpu_level=level)
+    assert decision.action is action
+    assert action is Action.ADAPT or "x86-64-v2" in decision.reasons[0]
+
+
 def nic(number: int, guest_name: str = "") -> SourceNic:
     return SourceNic(f"00:50:56:00:00:0{number}", NicModel.VMXNET3, "lan", guest_name)
 

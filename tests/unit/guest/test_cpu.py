@@ -8,7 +8,7 @@ from refloat.guest.families import parse_os_release
 from refloat.guest.linux.cpu import LEVELS, level_of, missing, needed_level
 
 # /proc/cpuinfo of QEMU's qemu64 and Nehalem, and of a Haswell; shortened to what is not noise.
-_QEMU64 = "fpu de pse tsc msr pae mce cx8 apic sep pge cmov pat mmx fxsr sse sse2 syscall nx lm pni cx16 lahf_lm svm"
+_QEMU64 = "fpu de pse tsc msr pae mce cx8 apic sep cmov mmx fxsr sse sse2 syscall nx lm pni cx16 lahf_lm svm"
 _NEHALEM = "fpu tsc cx8 cmov mmx fxsr sse sse2 syscall nx lm pni ssse3 cx16 sse4_1 sse4_2 popcnt lahf_lm"
 _HASWELL = f"{_NEHALEM} movbe aes xsave avx f16c rdrand abm fma bmi1 avx2 bmi2"
 
