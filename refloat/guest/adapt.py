@@ -23,7 +23,7 @@ from refloat.guest.linux import boot, guards, kernels, persistence, storage
 from refloat.guest.linux.edits import Progress
 from refloat.guest.linux.selinux import labels
 from refloat.guest.root import place, read_texts, subvolume_now
-from refloat.guest.stack import opened
+from refloat.guest.stack import Volumes, opened
 from refloat.guest.tree import Tree
 from refloat.model import (
     Adaptation,
@@ -51,7 +51,7 @@ def adapt(
     """
     check(facts)
     with opened(devices, request.luks_keys) as volumes:
-        found = _same_system(volumes.found, facts)
+        found = _same_system(volumes, facts)
         progress("mount", {"root": facts.root.uuid})
         with mounted_system(found, run_dir / "mnt", writable=True) as tree:
             facts = _facts_before(run_dir, lambda: _look_again(tree, found, request, facts))
@@ -87,12 +87,12 @@ def check(facts: GuestFacts) -> Family:
     return family
 
 
-def _same_system(present: Sequence[Found], facts: GuestFacts) -> tuple[Found, ...]:
+def _same_system(volumes: Volumes, facts: GuestFacts) -> tuple[Found, ...]:
     """What is on the disks, under the names and with the mount points that are known; the root system's
     filesystems are proven by their UUIDs to be those that were inspected."""
     system = [one for one in facts.filesystems if is_system(one)]
     found = []
-    for one in present:
+    for one in volumes.found:
         inspected = next((other for other in facts.filesystems if _same_place(one.filesystem, other)), None)
         if inspected in system:
             system.remove(inspected)
@@ -112,7 +112,7 @@ def _same_system(present: Sequence[Found], facts: GuestFacts) -> tuple[Found, ..
         found.append(replace(one, filesystem=here))
     if system:
         missing = ", ".join(one.volume or f"{one.disk} partition {one.partition}" for one in system)
-        raise _changed(f"the guest's {missing} is not there any more")
+        raise _changed("; ".join((f"the guest's {missing} is not there any more", *volumes.closed)))
     return tuple(found)
 
 

@@ -35,6 +35,8 @@ _LVM_NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*")
 _LVM_CONFIG = (
     "devices { use_devicesfile=0 obtain_device_list_from_udev=0 external_device_info_source=none } "
     "devices { hints=none } "
+    # The check of a thin pool is the guest's own at its boot.
+    'global { thin_check_executable="" cache_check_executable="" } '
     "global { event_activation=0 use_lvmpolld=0 } activation { monitoring=0 } "
     "backup { backup=0 archive=0 }"
 )
@@ -170,6 +172,8 @@ class _Layers:
         every = [one for one in self.found if one.filesystem.kind == LVM]
         scope = ["--config", _LVM_CONFIG, "--devices", ",".join(self._node(one) for one in every)]
         groups = _report("vgs", "vg_name,vg_uuid,vg_missing_pv_count", scope)
+        if not groups:
+            self.closed.append(f"{what}: no volume group can be read")
         volumes = []
         for row in groups:
             name = row["vg_name"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from refloat.guest.linux import storage
 from refloat.guest.linux.edits import Rewritten
-from refloat.guest.linux.storage import DeviceNames, lvm, raid
+from refloat.guest.linux.storage import DeviceNames, crypttab, lvm, raid
 from refloat.model import DiskBus, GuestFilesystem, Mount
 from tests.unit.guest.guests import DATA_UUID, ORDER, ROOT_UUID, SWAP_UUID, filesystems
 
@@ -274,6 +274,12 @@ def test_crypttab_keys_and_headers_on_devices() -> None:
     done = storage.rewrite_crypttab(text, LAID_OUT)
     assert [one.partition(": ")[0] for one in done.problems] == ["/etc/crypttab:1", "/etc/crypttab:3"]
     assert len(done.warnings) == 2
+
+
+def test_what_a_boot_needs_to_unlock() -> None:
+    text = "a UUID=1 none luks\nb UUID=2 /key\nc UUID=3 - tpm2-device=auto\nd UUID=4 none keyscript=/x\n"
+    asks, token = crypttab.unlock_warnings(text)
+    assert "a asks for its passphrase" in asks and "c is unlocked by tpm2-device=auto" in token
 
 
 @given(st.text(max_size=300))

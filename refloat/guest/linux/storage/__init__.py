@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from refloat.guest.journal import Journal
 from refloat.guest.linux.edits import Progress, rewrite
-from refloat.guest.linux.storage.crypttab import CRYPTTAB, rewrite_crypttab
+from refloat.guest.linux.storage.crypttab import CRYPTTAB, rewrite_crypttab, unlock_warnings
 from refloat.guest.linux.storage.fstab import (
     FSTAB,
     Entry,
@@ -44,7 +44,9 @@ _MULTIPATH = ("/etc/multipath.conf", "/etc/multipath/bindings")
 def look(tree: Tree, names: DeviceNames, bus: DiskBus, notes: Notes) -> None:
     """`bus` is that of the destination."""
     notes.take(FSTAB, rewrite_fstab(tree.read_text(FSTAB), names))
-    notes.take(CRYPTTAB, rewrite_crypttab(tree.read_optional(CRYPTTAB), names))
+    crypttab = tree.read_optional(CRYPTTAB)
+    notes.take(CRYPTTAB, rewrite_crypttab(crypttab, names))
+    notes.warnings += unlock_warnings(crypttab)
     for path in MDADM_CONFS:
         notes.take(path, rewrite_mdadm_conf(tree.read_optional(path), path))
     if "LVM2_member" in names.kinds():
@@ -55,7 +57,7 @@ def look(tree: Tree, names: DeviceNames, bus: DiskBus, notes: Notes) -> None:
     present = [path for path in _MULTIPATH if tree.is_file(path)]
     if present:
         notes.warnings.append(
-            f"{', '.join(present)}: multipath is configured by the ids of the old disks, which no disk has now"
+            f"{', '.join(present)}: multipath knows the old disks by ids that no disk has now"
         )
 
 

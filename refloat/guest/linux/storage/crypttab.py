@@ -12,6 +12,7 @@ CRYPTTAB = "/etc/crypttab"
 
 _FIELD = re.compile(r"[^ \t]+")
 _QUIET_OPTIONS = frozenset({"noauto", "nofail"})
+_TOKENS = ("tpm2-device=", "fido2-device=", "pkcs11-uri=")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,25 @@ def rewrite_crypttab(text: str, names: DeviceNames, path: str = CRYPTTAB) -> Rew
             lines[entry.line - 1] = f"{line[: second[0]]}{new}{line[second[1] :]}"
             edits.append(Edit(entry.line, entry.spec, new))
     return Rewritten("\n".join(lines), tuple(edits), tuple(problems), tuple(warnings))
+
+
+def unlock_warnings(text: str, path: str = CRYPTTAB) -> tuple[str, ...]:
+    """What each boot needs besides the disks to open a container: not there in the recovered VM by itself."""
+    found = []
+    for entry in parse_crypttab(text):
+        token = next((one for one in sorted(entry.options) if one.startswith(_TOKENS)), "")
+        if token:
+            found.append(f"{path}:{entry.line}: {entry.name} is unlocked by {token}, which is not replicated")
+        elif entry.key in ("", "-", "none") and not _unattended(entry):
+            found.append(
+                f"{path}:{entry.line}: {entry.name} asks for its passphrase on the console at each boot"
+            )
+    return tuple(found)
+
+
+def _unattended(entry: CryptEntry) -> bool:
+    options = {one.partition("=")[0] for one in entry.options}
+    return bool(options & {*_QUIET_OPTIONS, "keyscript"})
 
 
 def _stable(entry: CryptEntry, names: DeviceNames) -> str | None:
