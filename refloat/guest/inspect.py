@@ -20,7 +20,7 @@ from refloat.guest.families import (
     unsupported,
 )
 from refloat.guest.firstboot.inits import init_of
-from refloat.guest.linux import boot, cpu, guards, kernels, network, storage
+from refloat.guest.linux import boot, cpu, guards, kernels, network, storage, udev_names
 from refloat.guest.linux.storage import FSTAB
 from refloat.guest.notes import Notes
 from refloat.guest.root import OS_RELEASE, check_entries, device_names, find_root
@@ -90,6 +90,7 @@ def examine(
     _check_init(tree, family, notes)
     guards.look(tree, notes)
     nics, stack = network.look(tree, family, notes)
+    nics = udev_names.tied(tree, nics)
     kernels_found = kernels.look(tree, family, bus, nic, names, known, notes) if family else ()
     return GuestFacts(
         family=family.name if family else "",
