@@ -62,7 +62,6 @@ class Family:
     initramfs_tool: str
     kernel: str
     initramfs: tuple[str, ...]
-    grub_cfg: str
     efi: tuple[str, ...]
     naming: KernelNaming = KernelNaming.VERSION
     inits: tuple[str, ...] = ("systemd",)
@@ -76,7 +75,6 @@ _DEBIAN = Family(
     initramfs_tool="initramfs-tools",
     kernel="vmlinuz-{}",
     initramfs=("initrd.img-{}",),
-    grub_cfg="/boot/grub/grub.cfg",
     efi=("debian", "proxmox", "kali", "devuan"),
     # Devuan is Debian without systemd; Debian itself still lets its administrators choose.
     inits=("systemd", "sysvinit", "openrc"),
@@ -88,7 +86,6 @@ _REDHAT = Family(
     initramfs_tool="dracut",
     kernel="vmlinuz-{}",
     initramfs=("initramfs-{}.img",),
-    grub_cfg="/boot/grub2/grub.cfg",
     efi=("redhat", "centos", "rocky", "almalinux", "eurolinux", "cloudlinux"),
 )
 
@@ -125,7 +122,6 @@ FAMILIES = (
         initramfs_tool="dracut",
         kernel="vmlinuz-{}",
         initramfs=("initrd-{}",),
-        grub_cfg="/boot/grub2/grub.cfg",
         efi=("sles", "sled", "opensuse", "sle", "systemd"),
     ),
     Family(
@@ -135,7 +131,6 @@ FAMILIES = (
         initramfs_tool="mkinitcpio",
         kernel="vmlinuz-{}",
         initramfs=("initramfs-{}.img", "initramfs-{}-fallback.img"),
-        grub_cfg="/boot/grub/grub.cfg",
         efi=("arch", "GRUB", "grub", "systemd", "endeavouros"),
         naming=KernelNaming.PKGBASE,
     ),
@@ -146,7 +141,6 @@ FAMILIES = (
         initramfs_tool="mkinitfs",
         kernel="vmlinuz-{}",
         initramfs=("initramfs-{}",),
-        grub_cfg="/boot/grub/grub.cfg",
         efi=("alpine",),
         naming=KernelNaming.FLAVOUR,
         inits=("openrc",),

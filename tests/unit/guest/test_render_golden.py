@@ -9,7 +9,6 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 
@@ -49,15 +48,24 @@ def plan(nics: Sequence[NicConfig], mode: NetworkMode) -> list[Rendered]:
     """All physical interfaces; what is static goes from 10.20.30.0/24 to 10.99.0.0/16 or to DHCP."""
     physical = [nic for nic in nics if nic.kind is LinkKind.ETHERNET]
     above = tuple(_new(nic, mode) for nic in nics if nic.kind is not LinkKind.ETHERNET)
-    return [
-        Rendered(
-            index, nic.name, _new(nic, mode), mode,
-            mac=NEW_MAC if OLD_MAC in (nic.mac, "") or not nic.mac else nic.mac,
-            source_mac=OLD_MAC if index == 0 or nic.mac == OLD_MAC else nic.mac,
-            above=above if index == 0 else (),
+    tied = any(nic.mac == OLD_MAC for nic in physical)
+    result = []
+    for index, nic in enumerate(physical):
+        source_mac = nic.mac or (OLD_MAC if index == 0 and not tied else "")
+        # What is found by a pattern and static nowhere needs no other name.
+        kept = set(nic.name) & set("*?[") and nic.method is not NicMethod.STATIC
+        result.append(
+            Rendered(
+                index,
+                nic.name,
+                _new(nic, mode),
+                NetworkMode.PRESERVE if kept else mode,
+                mac=NEW_MAC if source_mac == OLD_MAC else source_mac,
+                source_mac=source_mac,
+                above=() if index else above,
+            )
         )
-        for index, nic in enumerate(physical)
-    ]  # fmt: skip
+    return result
 
 
 def _new(nic: NicConfig, mode: NetworkMode) -> NicConfig:

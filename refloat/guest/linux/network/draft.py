@@ -21,7 +21,7 @@ class Parsed:
     """`problems` are what could not be read, as "path:line words"; `warnings` change nothing.
 
     An interface that is found by something else than a name has a name with a colon for it
-    ("mac:00:50:56:aa:bb:cc"), and one that is found by a pattern has the pattern ("ens*").
+    ("mac:00:50:56:aa:bb:cc", "(driver:vmxnet3)"), and one that is found by a pattern has that ("ens*").
     """
 
     nics: tuple[NicConfig, ...]
@@ -175,6 +175,6 @@ def finished(drafts: dict[str, Draft], problems: Iterable[str], warnings: Iterab
     their own; the loopback is none of them."""
     for draft in list(drafts.values()):
         for member in draft.members[:_MEMBER_LIMIT]:
-            drafts.setdefault(member, Draft(member, sources=list(draft.sources)))
+            drafts.setdefault(member, Draft(member))
     nics = [draft.config() for draft in drafts.values() if draft.name != "lo"]
     return Parsed(tuple(sorted(nics, key=lambda nic: natural(nic.name))), tuple(problems), tuple(warnings))

@@ -156,7 +156,15 @@ def parse(files: Mapping[str, str]) -> Parsed:
             problems += _options(draft, stanza, path)
     for draft in drafts.values():
         _stack(draft)
-    return finished(drafts, problems)
+    return finished(drafts, problems, _own_macs(files))
+
+
+def _own_macs(files: Mapping[str, str]) -> Iterator[str]:
+    """Where a file sets a MAC itself, which works against the MAC of the plan."""
+    for path, text in files.items():
+        for line in logical_lines(text):
+            if line.keyword == "hwaddress":
+                yield f"{path}: {' '.join(line.words)} sets a MAC itself"
 
 
 def _method(draft: Draft, stanza: Stanza) -> None:

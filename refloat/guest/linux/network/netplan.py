@@ -108,7 +108,7 @@ def interface_name(definition: Definition) -> str:
     if mac and not match.text("name"):
         return f"mac:{mac}"
     if match.entries and not match.text("name"):
-        return f"match:{definition.key.value}"
+        return f"(match:{definition.key.value})"
     return match.text("name") or definition.key.value
 
 
@@ -149,10 +149,22 @@ def _addresses(draft: Draft, definition: Definition) -> Iterator[str]:
     for key in ("gateway4", "gateway6"):
         if body.text(key) and (wrong := draft.set_gateway(body.text(key))):
             yield f"{definition.path}:{body.entries[key][0].line + 1} {wrong}"
+    yield from _passthrough(draft, definition)
     for route in routes(definition):
         wrong = draft.route(route.text("to"), route.text("via"), number(route.text("metric"), 0, 10**7))
         if wrong:
             yield f"{definition.path}:{route.line + 1} {wrong}"
+
+
+def _passthrough(draft: Draft, definition: Definition) -> Iterator[str]:
+    """Gateways in what NetworkManager keeps of a profile that it stored with netplan."""
+    settings = definition.body.mapping("networkmanager").mapping("passthrough")
+    for key, (word, value) in settings.entries.items():
+        family, _, name = key.partition(".")
+        text = value.value if isinstance(value, yamlite.Scalar) else ""
+        gateway = text if name == "gateway" else text.partition(",")[2] if name == "address1" else ""
+        if family in ("ipv4", "ipv6") and gateway and (wrong := draft.set_gateway(gateway)):
+            yield f"{definition.path}:{word.line + 1} {wrong}"
 
 
 def routes(definition: Definition) -> Iterator[yamlite.Mapping]:

@@ -66,7 +66,7 @@ def names_of(found: list[Entry]) -> list[str]:
     for key in MATCH_MACS:
         if macs := [mac_of(word) for word in match.get(key, "").split() if mac_of(word)]:
             return [f"mac:{mac}" for mac in macs]
-    tie = next((f"{key.lower()}:{match[key]}" for key in HARDWARE if match.get(key)), "")
+    tie = next((f"({key.lower()}:{match[key]})" for key in HARDWARE if match.get(key)), "")
     return (
         [tie.replace(" ", ",")[:64]]
         if tie and not set(match) & {"Kind", "Virtualization", "WLANInterfaceType"}
@@ -92,6 +92,7 @@ def parse(files: Mapping[str, str]) -> Parsed:
             if any(source.endswith(".network") for source in draft.sources):
                 continue
             draft.sources += sources
+            draft.mac = mac_of(name.removeprefix("mac:"))
             problems += _take(draft, found, stacked)
     for master, member in stacked:
         drafts.setdefault(master, Draft(master)).members.append(member)
@@ -116,8 +117,8 @@ def _take(draft: Draft, found: list[tuple[str, Entry]], stacked: list[tuple[str,
         wrong = ""
         if entry.section == "Network":
             wrong = _network(draft, entry, stacked)
-        elif entry.section == "Match" and entry.key in MATCH_MACS:
-            draft.mac = mac_of(entry.value.partition(" ")[0]) or draft.mac
+        elif entry.section == "Match" and entry.key in MATCH_MACS and " " not in entry.value:
+            draft.mac = mac_of(entry.value) or draft.mac
         elif entry.section == "Link" and entry.key == "MTUBytes":
             draft.mtu = mtu_of(entry.value)
         elif entry.section == "Address" and entry.key == "Address":

@@ -62,6 +62,13 @@ def requoted(line: str, key: str, value: str) -> str:
     return f"{head or key}={quoted(value)}"
 
 
+def valued(line: str, value: str) -> str:
+    """The line with another value behind its "=", and the spaces that it had."""
+    head, equals, rest = line.partition("=")
+    lead = rest[: len(rest) - len(rest.lstrip())] if rest.strip() else ""
+    return f"{head}{equals}{lead}{value}{rest[len(rest.rstrip()) :] if rest.strip() else ''}"
+
+
 def section_entries(text: str) -> Iterator[Entry]:
     """Key=Value lines below [Section] lines."""
     section, part = "", 0

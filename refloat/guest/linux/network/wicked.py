@@ -113,7 +113,7 @@ def route_lines(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _routes(drafts: Mapping[str, Draft], path: str, text: str) -> Iterator[str]:
-    own = split(path)[1]
+    own = "" if path == ROUTES else split(path)[1]
     for index, (to, via, netmask, interface, kind, *rest) in route_lines(text):
         via = "" if via == "-" else via
         name = own if interface == "-" else interface

@@ -84,11 +84,14 @@ def _changed(stack: str, current: dict[str, str], new: NicConfig) -> set[str]:
         old = next((nic for nic in DIALECTS[name].parse(here).nics if nic.name == new.name), None)
         if old is None:
             continue
+        if not _differs(whole, new):
+            return set()
         own = new
-        if whole.dns != old.dns or whole.search != old.search:
-            # The servers are the machine's words, not the interface's.
-            machine = resolver.change(current, whole, new) if new.addresses else {}
+        if new.addresses and set(resolver_files.machine_wide(current)[0]) == set(whole.dns):
+            machine = resolver.change(current, whole, new)
             current.update({path: text for path, text in machine.items() if text is not None})
+        if whole.dns != old.dns or whole.search != old.search:
+            # The servers are the machine's words alone, not the interface's.
             own = replace(new, dns=old.dns, search=old.search)
         changed = RENDERERS[name].change(here, old, own)
         gone = {path for path, text in changed.items() if text is None}
@@ -97,6 +100,15 @@ def _changed(stack: str, current: dict[str, str], new: NicConfig) -> set[str]:
             current.pop(path, None)
         return gone
     return set()
+
+
+def _differs(old: NicConfig, new: NicConfig) -> bool:
+    """Whether another configuration is wanted. A file is not touched for its order of addresses."""
+    fields = ("method", "method6", "gateway", "gateway6")
+    lists = ("addresses", "dns", "search", "routes")
+    return any(getattr(old, name) != getattr(new, name) for name in fields) or any(
+        set(getattr(old, name)) != set(getattr(new, name)) for name in lists
+    )
 
 
 def _renamed(

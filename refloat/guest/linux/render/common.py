@@ -56,6 +56,7 @@ def moves(old: NicConfig, new: NicConfig) -> dict[str, str]:
     for version in (4, 6):
         before, after = of_version(old.addresses, version), of_version(new.addresses, version)
         if len(before) == len(after):
+            pairs |= dict(zip(before, after, strict=True))  # their prefixes may differ
             pairs |= {
                 was.partition("/")[0]: now.partition("/")[0] for was, now in zip(before, after, strict=True)
             }

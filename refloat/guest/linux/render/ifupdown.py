@@ -94,7 +94,7 @@ def change(files: Files, old: NicConfig, new: NicConfig) -> Changed:
         for stanza in [one for one in stanzas(text) if one.base == old.name]:
             version, last = (6 if stanza.six else 4), path
             if ":" in stanza.name or version in done:
-                _drop(edits[path], text, stanza, path)
+                _drop(edits[path], text, stanza, path, old, new)
             else:
                 _rewrite(edits[path], text, stanza, old, new)
             done.add(version)
@@ -107,13 +107,22 @@ def change(files: Files, old: NicConfig, new: NicConfig) -> Changed:
     return {path: edited(text, edits[path].changes, edits[path].added) for path, text in files.items()}
 
 
-def _drop(edit: _Edit, text: str, stanza: Stanza, path: str) -> None:
-    """A further stanza only adds addresses: the new ones come with the first."""
+def _drop(edit: _Edit, text: str, stanza: Stanza, path: str, old: NicConfig, new: NicConfig) -> None:
+    """A further stanza only adds addresses: the new ones come with the first. Its hooks stay."""
+    lines, pairs, kept = text.split("\n"), moves(old, new), False
     for line in stanza.options:
-        if line.keyword not in (*_ADDRESS, *_DNS, *_SEARCH):
+        if line.keyword in (*_ADDRESS, *_DNS, *_SEARCH) or (drops_routes(old, new) and _is_route(line)):
+            edit.delete(line)
+        elif ":" in stanza.name or not stanza.method:
             raise refused(f"{path}:{line.first + 1} {line.keyword} in another stanza of {stanza.base}")
-    for line in (stanza.head, *stanza.options):
-        edit.delete(line)
+        else:
+            kept = True
+            for index in range(line.first, line.last + 1):
+                edit.changes[index] = swapped(lines[index], pairs)
+    if kept:
+        edit.changes[stanza.head.first] = _with_method(lines[stanza.head.first], stanza, NicMethod.NONE)
+    else:
+        edit.delete(stanza.head)
 
 
 def _without_aliases(edit: _Edit, text: str, name: str) -> None:
@@ -148,9 +157,14 @@ def _rewrite(edit: _Edit, text: str, stanza: Stanza, old: NicConfig, new: NicCon
     method = new.method6 if version == 6 else new.method
     if stanza.method:
         edit.changes[stanza.head.first] = _with_method(head, stanza, method)
+    for line in stanza.options:
+        if line.words[:2] == ("use", "dhcp"):
+            edit.delete(line)
     fresh = _fresh(new, version, indent, dns=not keeps_dns(old, new), search=not keeps_search(old, new))
     if not fresh and not rest and version == 6:
         edit.delete(stanza.head)
+    if not stanza.method and method is NicMethod.DHCP:
+        fresh[1:1] = [f"{indent}use dhcp"]
     own = next((at for at, line in enumerate(fresh[1:], 1) if line.startswith("iface ")), len(fresh))
     edit.added.setdefault(stanza.head.last + 1, []).extend(fresh[1:own])
     after = (stanza.options[-1] if stanza.options else stanza.head).last + 1
@@ -221,11 +235,21 @@ def _new_lines(config: NicConfig, name: str) -> Iterator[str]:
         fresh = _fresh(config, version, "    ")
         if not fresh and version == 4:
             fresh = [f"iface {config.name} inet manual"]
-        mtu = [f"    mtu {config.mtu}"] if config.mtu and version == 4 else []
-        fresh[1:1] = mtu
+        own = next((at for at, line in enumerate(fresh[1:], 1) if line.startswith("iface ")), len(fresh))
+        if fresh:
+            fresh[own:own] = _route_lines(config, name, version)
+        if config.mtu and version == 4:
+            fresh.insert(1, f"    mtu {config.mtu}")
         for line in fresh:
             yield line.replace(f"iface {config.name} ", f"iface {name} ", 1)
+
+
+def _route_lines(config: NicConfig, name: str, version: int) -> Iterator[str]:
+    """The routes of a family; those of IPv6 need its stanza, and stand with IPv4's where there is none."""
+    six = config.method6 is not NicMethod.NONE
     for route in config.routes:
+        if (6 if six and ":" in route.to + route.via else 4) != version:
+            continue
         via = f" via {route.via}" if route.via else ""
         metric = f" metric {route.metric}" if route.metric is not None else ""
         yield f"    up ip route add {route.to}{via} dev {name}{metric}"

@@ -6,7 +6,15 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 
 from refloat.guest.linux.network.keyfile import DIRECTORIES, Profile
-from refloat.guest.linux.network.texts import Entry, edited, last_line, section_end, section_entries, swapped
+from refloat.guest.linux.network.texts import (
+    Entry,
+    edited,
+    last_line,
+    section_end,
+    section_entries,
+    swapped,
+    valued,
+)
 from refloat.guest.linux.render.common import (
     drops_routes,
     keeps_dns,
@@ -39,11 +47,12 @@ def rename(files: Files, names: Mapping[str, str], macs: Mapping[str, str]) -> d
     result = {}
     for path, text in files.items():
         changes: dict[int, str | None] = {}
+        lines = text.split("\n")
         for entry in section_entries(text):
             ends = entry.value[len(entry.value.rstrip(";")) :]
             word = entry.value.rstrip(";")
             if (entry.section, entry.key) in _NAMES and word in names:
-                changes[entry.line] = f"{entry.key}={names[word]}{ends}"
+                changes[entry.line] = valued(lines[entry.line], f"{names[word]}{ends}")
         done = with_macs(edited(text, changes), macs)
         result[path] = (_writable(path) if done != text else path, done)
     return result
@@ -73,18 +82,20 @@ def _family(text: str, section: str, version: int, old: NicConfig, new: NicConfi
             changes[entry.line] = None
         elif entry.section == section:
             changes[entry.line] = swapped(lines[entry.line], pairs)
-    before = Profile(text).get(section, "method")
+    stripped = [line for line, new_line in changes.items() if new_line is None]
+    entry_before = Profile(text).entries.get((section, "method"))
+    before = entry_before.value if entry_before else ""
     fresh = list(_fresh(version, old, new))
     method = (_METHODS6 if version == 6 else _METHODS4)[new.method6 if version == 6 else new.method]
     unchanged = {"", "disabled", "ignore", "link-local"}
     if not (before in unchanged and method in unchanged):
-        fresh.insert(0, f"method={method}")
-        method_entry = Profile(text).entries.get((section, "method"))
-        if method_entry:
-            changes[method_entry.line] = None
+        if entry_before:
+            changes[entry_before.line] = valued(lines[entry_before.line], method)
+        else:
+            fresh.insert(0, f"method={method}")
     if not fresh:
         return edited(text, changes)
-    end = section_end(text, section)
+    end = min(stripped, default=section_end(text, section))
     if end is None:
         return edited(text, changes, {last_line(text): ["", f"[{section}]", *fresh]})
     return edited(text, changes, {end: fresh})

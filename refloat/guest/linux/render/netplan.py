@@ -9,7 +9,15 @@ from refloat.guest.linux.network import yamlite
 from refloat.guest.linux.network.draft import DEFAULT_ROUTES
 from refloat.guest.linux.network.netplan import Definition, definitions, interface_name, owns
 from refloat.guest.linux.network.texts import edited, swapped
-from refloat.guest.linux.render.common import drops_routes, keeps_dns, keeps_search, moves, refused, with_macs
+from refloat.guest.linux.render.common import (
+    drops_routes,
+    is_automatic,
+    keeps_dns,
+    keeps_search,
+    moves,
+    refused,
+    with_macs,
+)
 from refloat.guest.linux.render.types import Changed, Files, RenderedFile
 from refloat.model import NicConfig, NicMethod
 
@@ -108,6 +116,10 @@ def change(files: Files, old: NicConfig, new: NicConfig) -> Changed:
     own = [one for one in _all(files) if interface_name(one) == old.name]
     if not own:
         raise refused(f"no netplan file says anything of {old.name}")
+    for definition in own:
+        kept = definition.body.mapping("networkmanager").mapping("passthrough")
+        if is_automatic(new) and any(key.startswith("ipv4.") for key in kept.entries):
+            raise refused(f"{definition.path}:{kept.line + 1} NetworkManager's own words say static")
     edits = {path: _Edit(files[path]) for path in {one.path for one in own}}
     for definition in own:
         _strip(edits[definition.path], definition, old, new)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from refloat.guest.linux.network.networkd import DIRECTORY, HARDWARE, entries, names_of, unit_of
-from refloat.guest.linux.network.texts import Entry, edited, last_line, section_end, section_entries, swapped
+from refloat.guest.linux.network.texts import (
+    Entry,
+    edited,
+    last_line,
+    section_end,
+    section_entries,
+    swapped,
+    valued,
+)
 from refloat.guest.linux.render.common import (
     drops_routes,
     keeps_dns,
@@ -44,17 +53,14 @@ def rename(files: Files, names: Mapping[str, str], macs: Mapping[str, str]) -> d
 def _match(entry: Entry, line: str, names: Mapping[str, str], meant: list[str], *, named: bool) -> str | None:
     if entry.key == "Name":
         return _words(entry, line, names)
-    if entry.key in HARDWARE and not named and meant[0].startswith(f"{entry.key.lower()}:"):
+    if entry.key in HARDWARE and not named and meant[0].startswith(f"({entry.key.lower()}:"):
         return f"Name={names[meant[0]]}"
     same = named and names.get(meant[0]) == meant[0]
     return None if entry.key in _OLD_HARDWARE and not same else line
 
 
 def _words(entry: Entry, line: str, names: Mapping[str, str]) -> str:
-    words = entry.value.split()
-    if not set(words) & set(names):
-        return line
-    return f"{entry.key}={' '.join(names.get(word, word) for word in words)}"
+    return valued(line, re.sub(r"\S+", lambda match: names.get(match[0], match[0]), entry.value))
 
 
 # ---------------------------------------------------------------- another address
@@ -132,7 +138,8 @@ def _is_said_anew(key: str, old: NicConfig, new: NicConfig) -> bool:
 def _network(old: NicConfig, new: NicConfig) -> Iterator[str]:
     four, six = new.method is NicMethod.DHCP, new.method6 is NicMethod.DHCP
     words = {(True, True): "yes", (True, False): "ipv4", (False, True): "ipv6", (False, False): "no"}
-    yield f"DHCP={words[four, six]}"
+    if four or six or NicMethod.DHCP in (old.method, old.method6):
+        yield f"DHCP={words[four, six]}"
     if new.method6 is NicMethod.AUTO and old.method6 is not NicMethod.AUTO:
         yield "IPv6AcceptRA=yes"
     yield from (f"Address={address}" for address in new.addresses)

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from refloat.guest.linux.network import resolver
+from refloat.guest.linux.network import resolver, wicked
 from refloat.guest.linux.network.stacks import read
-from refloat.guest.linux.render.common import renamed
+from refloat.guest.linux.render.common import is_automatic, renamed
 from refloat.guest.linux.render.types import Rendered, RenderedFile
-from refloat.model import NetworkMode, NicConfig
+from refloat.model import NetworkMode, NicConfig, NicMethod
 
 _NEW = (NetworkMode.READDRESS, NetworkMode.DHCP)
 _ADDRESS_WORD = re.compile(
@@ -69,7 +69,7 @@ def intended(stack: str, files: Mapping[str, str], plan: Sequence[Rendered]) -> 
 def _wanted(old: NicConfig, new: NicConfig) -> NicConfig:
     """What does not come with an address stays the guest's; servers that nobody names stay, too."""
     dns, search = new.dns or old.dns, new.search or old.search
-    if not new.addresses:
+    if is_automatic(new):
         dns, search = new.dns, new.search
     return replace(
         new, dns=dns, search=search, mtu=old.mtu, kind=old.kind, members=old.members,
@@ -82,13 +82,14 @@ def _names(name: str, plan: Sequence[Rendered]) -> list[str]:
     names = {item.old_name: item.placeholder for item in plan if item.mode is not NetworkMode.PRESERVE}
     macs = {f"mac:{item.source_mac}": f"mac:{item.mac}" for item in plan if item.source_mac}
     whole = {old: new for old, new in names.items() if old}
-    return [whole.get(name) or macs.get(name) or renamed(name, whole)]
+    return [one for one in (whole.get(name), macs.get(name), renamed(name, whole)) if one]
 
 
 def _unlike(wanted: NicConfig, found: NicConfig, plan: Sequence[Rendered]) -> Iterator[str]:
     for field in ("method", "method6", "gateway", "gateway6", "mtu", "kind", "vlan_id", "bond_mode"):
         before, now = getattr(wanted, field), getattr(found, field)
-        if before != now:
+        unsaid = before is NicMethod.AUTO and now is NicMethod.NONE and any(map(wicked.owns, found.sources))
+        if before != now and not unsaid:
             yield f"{field} is {now or 'nothing'} instead of {before or 'nothing'}"
     if _interfaces(wanted.addresses) != _interfaces(found.addresses):
         yield f"addresses are {', '.join(found.addresses)} instead of {', '.join(wanted.addresses)}"

@@ -22,13 +22,14 @@ from refloat.model import NicConfig, NicMethod
 
 _NAMES = re.compile(r"ETHERDEVICE|BRIDGE_PORTS|BONDING_MODULE_OPTS|BONDING_SLAVE_?[0-9]+")
 _ADDRESS = re.compile(r"(IPADDR|PREFIXLEN|NETMASK|BROADCAST|NETWORK|LABEL|SCOPE)(_.*|[0-9]*)")
-_METHODS = {
-    (NicMethod.DHCP, NicMethod.DHCP): "dhcp",
-    (NicMethod.DHCP, NicMethod.NONE): "dhcp4",
-    (NicMethod.DHCP, NicMethod.AUTO): "dhcp4+auto6",
-    (NicMethod.NONE, NicMethod.DHCP): "dhcp6",
-    (NicMethod.NONE, NicMethod.NONE): "none",
-}
+
+
+def _boot_protocol(config: NicConfig) -> str:
+    """Addresses of the file are set beside those by DHCP; router advertisements are the kernel's."""
+    four, six = config.method is NicMethod.DHCP, config.method6 is NicMethod.DHCP
+    if four or six:
+        return "dhcp" if four and six else "dhcp4" if four else "dhcp6"
+    return "static" if config.addresses else "none"
 
 
 def rename(files: Files, names: Mapping[str, str], macs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -80,8 +81,7 @@ def _rewritten(text: str, old: NicConfig, new: NicConfig) -> str:
     lines = text.split("\n")
     changes: dict[int, str | None] = {}
     first, has_method = last_line(text), False
-    static = NicMethod.STATIC in (new.method, new.method6)
-    boot = "static" if static else _METHODS.get((new.method, new.method6), "none")
+    boot = _boot_protocol(new)
     same = (new.method, new.method6) == (old.method, old.method6)
     for entry in shell_entries(text):
         if _ADDRESS.fullmatch(entry.key):
@@ -133,8 +133,7 @@ def _servers(text: str, old: NicConfig, new: NicConfig) -> str:
 
 
 def new_files(config: NicConfig, name: str, index: int, files: Files) -> tuple[RenderedFile, ...]:
-    static = NicMethod.STATIC in (config.method, config.method6)
-    boot = "static" if static else _METHODS.get((config.method, config.method6), "none")
+    boot = _boot_protocol(config)
     lines = [f"NAME='refloat-{index}'", "STARTMODE='auto'", f"BOOTPROTO='{boot}'", *_addresses(config)]
     lines += [f"MTU={quoted(str(config.mtu))}"] if config.mtu else []
     done = [RenderedFile("", f"{DIRECTORY}/ifcfg-{name}", "\n".join(lines) + "\n")]
