@@ -304,10 +304,10 @@ ARRAY /dev/md/x metadata=1.2 name=h:x
 
 def test_mdadm_conf() -> None:
     done = raid.rewrite_mdadm_conf(MDADM, "/etc/mdadm.conf")
-    wanted = MDADM.replace("/dev/sda1 /dev/sd[bc]1\n", "partitions \n").replace(
+    wanted = MDADM.replace("/dev/sda1 /dev/sd[bc]1\n", "partitions containers\n").replace(
         "devices=/dev/sda1,/dev/sdb1 level", "level"
     )
-    wanted = wanted.replace("/dev/disk/by-id/wwn-1 /dev/nvme* #", "partitions #")
+    wanted = wanted.replace("/dev/disk/by-id/wwn-1 /dev/nvme* #", "partitions containers #")
     assert done.text == wanted and not done.problems
     assert not raid.rewrite_mdadm_conf(done.text, "").edits
     arrays = raid.parse_mdadm_conf(MDADM)

@@ -13,7 +13,7 @@ MDADM_CONFS = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 
 _WORD = re.compile(r"[^ \t]+")
 # What DEVICE says where it is not written at all.
-_EVERYTHING = "partitions"
+_EVERYTHING = "partitions containers"
 _GLOBS = re.compile(r"/dev/(?:sd|vd|xvd|hd|nvme)[\w*?\[\]!-]*")
 
 
@@ -72,8 +72,10 @@ def rewrite_mdadm_conf(text: str, path: str) -> Rewritten:
         for begin, end, new in reversed(replaced):
             line = lines[number - 1]
             edits.append(Edit(number, line[begin:end], new or "(nothing)"))
-            tail = line[end:]
-            lines[number - 1] = line[:begin] + (new + tail if new else tail.lstrip(" \t"))
+            head, tail = line[:begin], line[end:]
+            if not new:  # with the blanks on one side
+                head, tail = (head, tail.lstrip(" \t")) if tail.strip() else (head.rstrip(" \t"), tail)
+            lines[number - 1] = f"{head}{new}{tail}"
     return Rewritten("\n".join(lines), tuple(edits), tuple(problems))
 
 
