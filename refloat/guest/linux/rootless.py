@@ -7,18 +7,21 @@ import re
 from collections.abc import Iterator, Sequence
 
 from refloat.errors import RefloatError
-from refloat.guest.families import Family
 from refloat.guest.linux.modules import KernelModules
 from refloat.guest.tree import Tree
 
 _ENTRIES = ("/boot/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries")
-_FILES = ("/boot/extlinux/extlinux.conf", "/boot/extlinux.conf", "/boot/grub/menu.lst")
+_FILES = (
+    "/boot/grub/grub.cfg",
+    "/boot/grub2/grub.cfg",
+    "/boot/extlinux/extlinux.conf",
+    "/boot/extlinux.conf",
+    "/boot/grub/menu.lst",
+)
 _ROOT = re.compile(r"(?<![^\s\"'])root=([^\s\"']+)")
 
 
-def limitation(
-    tree: Tree, family: Family, kernel: str, modules: KernelModules, disk_modules: Sequence[str]
-) -> str | None:
+def limitation(tree: Tree, kernel: str, modules: KernelModules, disk_modules: Sequence[str]) -> str | None:
     """Why a kernel without an initramfs will not find its root at the destination, or None if it will.
 
     Without one, nobody loads a driver, and the kernel knows no UUID= but only PARTUUID=.
@@ -29,7 +32,7 @@ def limitation(
         return f"has no initramfs, and {error.message}"
     if lacking:
         return f"has no initramfs, and {', '.join(lacking)} are not built in"
-    roots = [root for text in _boot_texts(tree, family) for root in _roots(text, posixpath.basename(kernel))]
+    roots = [root for text in _boot_texts(tree) for root in _roots(text, posixpath.basename(kernel))]
     if not roots:
         return "has no initramfs, and no boot entry says where its root is"
     unknown = next((root for root in roots if not root.startswith("PARTUUID=")), None)
@@ -38,9 +41,9 @@ def limitation(
     return None
 
 
-def _boot_texts(tree: Tree, family: Family) -> Iterator[tuple[str, bool]]:
+def _boot_texts(tree: Tree) -> Iterator[tuple[str, bool]]:
     """The boot loader's files, and whether one is a single entry as a whole."""
-    for path in dict.fromkeys((family.grub_cfg, "/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", *_FILES)):
+    for path in _FILES:
         if tree.is_file(path):
             yield tree.read_text(path), False
     for directory in _ENTRIES:

@@ -70,6 +70,8 @@ def test_what_the_firmware_starts_comes_last_and_nothing_writes_boot_entries(
     [
         (("EFI/x/grubx64.efi",), (), ["x/grubx64.efi > BOOT/BOOTX64.EFI"]),
         (("EFI/x/shimx64.efi", "EFI/y/grubx64.efi"), (), ["y/grubx64.efi > BOOT/BOOTX64.EFI"]),
+        (("EFI/GRUB/grubx64.efi", "EFI/other/grubx64.efi"), ("GRUB", "grub"),
+         ["GRUB/grubx64.efi > BOOT/BOOTX64.EFI"]),
         (("EFI/systemd/systemd-bootx64.efi",), (), ["systemd/systemd-bootx64.efi > BOOT/BOOTX64.EFI"]),
         (("efi/X/GRUBX64.EFI", "efi/Microsoft/Boot/bootmgfw.efi"), (), ["X/GRUBX64.EFI > BOOT/BOOTX64.EFI"]),
         ((*SHIM, "EFI/other/grubx64.efi"), ("debian",),

@@ -125,7 +125,8 @@ def _homes(tree: Tree, mount: str, suffix: str) -> dict[str, tuple[Scheme, str]]
 
 
 def _choose(homes: Mapping[str, tuple[Scheme, str]], vendors: Sequence[str]) -> tuple[Scheme, str] | None:
-    own = [homes[name] for name in vendors if name in homes]
+    wanted = {name.casefold() for name in vendors}
+    own = [home for name, home in homes.items() if name in wanted]
     candidates = own or list(homes.values())
     return candidates[0] if len(candidates) == 1 else None
 
