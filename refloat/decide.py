@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -117,11 +118,12 @@ class Match:
 
 def match_nics(nics: Sequence[SourceNic], configs: Sequence[NicConfig]) -> dict[str, Match]:
     """By the source's MAC: the guest's interface of each adapter. Only evidence counts, never an order."""
-    free = [config for config in configs if config.kind is LinkKind.ETHERNET]
+    physical = [config for config in configs if config.kind is LinkKind.ETHERNET]
+    free = [config for config in physical if not _shadowed(config, physical)]
     if not free:
         return {nic.mac: Match(None, "the guest's files configure no interface") for nic in nics}
     found: dict[str, Match] = {}
-    for evidence in (_by_mac, _by_slot):
+    for evidence in (_by_mac, _by_slot, _by_pattern):
         waiting = [nic for nic in nics if nic.mac not in found]
         pairs = [(nic, config) for nic in waiting for config in free if evidence(nic, config)]
         for nic, config in pairs:
@@ -146,11 +148,35 @@ def _by_mac(nic: SourceNic, config: NicConfig) -> bool:
 
 
 def _by_slot(nic: SourceNic, config: NicConfig) -> bool:
-    """networkd's names may be patterns."""
+    return bool(nic.guest_name) and not config.mac and nic.guest_name == config.name
+
+
+def _by_pattern(nic: SourceNic, config: NicConfig) -> bool:
+    """networkd's names may be patterns; a name of its own comes first, as a rule in an earlier file."""
     return bool(nic.guest_name) and not config.mac and fnmatch.fnmatchcase(nic.guest_name, config.name)
 
 
-_EVIDENCE = {_by_mac: "the guest's files tie it to {0}", _by_slot: "its slot gives it the name {1}"}
+_EVIDENCE = {
+    _by_mac: "the guest's files tie it to {0}",
+    _by_slot: "its slot gives it the name {1}",
+    _by_pattern: "its slot gives it the name {1}",
+}
+
+
+def _shadowed(config: NicConfig, configs: Sequence[NicConfig]) -> bool:
+    """Whether a pattern in an earlier file takes the interface that this configuration names: its own is
+    never read then."""
+    return any(
+        other.name != config.name
+        and fnmatch.fnmatchcase(config.name, other.name)
+        and bool(other.sources and config.sources)
+        and _file(other) < _file(config)
+        for other in configs
+    )
+
+
+def _file(config: NicConfig) -> str:
+    return posixpath.basename(config.sources[0])
 
 
 def _contradict(nic: SourceNic, config: NicConfig) -> bool:

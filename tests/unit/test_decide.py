@@ -151,6 +151,16 @@ MATCHES: dict[str, tuple[tuple[SourceNic, ...], tuple[NicConfig, ...], tuple[str
         (static("ens*"), static("lan0")),
         ("", ""),
     ),
+    "a name beside a pattern": (
+        (nic(1, "ens192"),),
+        (static("ens192", sources=("/n/20-a",)), static("en*", sources=("/n/30-b",))),
+        ("ens192",),
+    ),
+    "a name behind a pattern": (
+        (nic(1, "ens192"),),
+        (static("ens192", sources=("/n/20-a",)), static("en*", sources=("/n/10-b",))),
+        ("en*",),
+    ),
     "two with one MAC": ((nic(1),), (static("a", mac=nic(1).mac), static("b", mac=nic(1).mac)), ("",)),
     "a bridge is no adapter": (
         (nic(1),),
