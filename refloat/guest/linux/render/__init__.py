@@ -138,12 +138,12 @@ def verify(
 ) -> None:
     """Parses `files` with the changes `done` and compares with the plan. Raises Failed."""
     wrong = differences(stack, files, done, plan)
-    left = [words for words in wrong if "still names" in words]
+    left = [words for words in wrong if "still names" in words or "no place to name" in words]
     if wrong and left == wrong:
         raise Refused(
             "; ".join(wrong),
             code="guest_network",
-            hint="mend these lines at the source, or choose the network mode preserve",
+            hint="mend this at the source, or choose the network mode preserve",
         )
     if wrong:
         raise Failed(

@@ -118,8 +118,9 @@ def change(files: Files, old: NicConfig, new: NicConfig) -> Changed:
         raise refused(f"no netplan file says anything of {old.name}")
     for definition in own:
         kept = definition.body.mapping("networkmanager").mapping("passthrough")
-        if is_automatic(new) and any(key.startswith("ipv4.") for key in kept.entries):
-            raise refused(f"{definition.path}:{kept.line + 1} NetworkManager's own words say static")
+        gone = is_automatic(new) or (old.gateway and not new.gateway) or (old.gateway6 and not new.gateway6)
+        if gone and any(key.startswith(("ipv4.", "ipv6.")) for key in kept.entries):
+            raise refused(f"{definition.path}:{kept.line + 1} NetworkManager's own words say otherwise")
     edits = {path: _Edit(files[path]) for path in {one.path for one in own}}
     for definition in own:
         _strip(edits[definition.path], definition, old, new)

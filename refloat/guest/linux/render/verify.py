@@ -41,7 +41,13 @@ def differences(
     parsed = read(stack, now)
     found = {nic.name: nic for nic in parsed.nics}
     wrong = list(parsed.problems)
-    for nic in intended(stack, files, plan):
+    wanted = intended(stack, files, plan)
+    # Servers are the machine's in the end, whichever interface brings them.
+    for field in ("dns", "search"):
+        named = {value for nic in parsed.nics for value in getattr(nic, field)}
+        missing = {value for nic in wanted for value in getattr(nic, field)} - named
+        wrong += [f"there is no place to name {field} {', '.join(sorted(missing))}"] if missing else []
+    for nic in wanted:
         candidates = [
             found[name] for name in dict.fromkeys((*_names(nic.name, plan), nic.name)) if name in found
         ]
@@ -93,9 +99,8 @@ def _unlike(wanted: NicConfig, found: NicConfig, plan: Sequence[Rendered]) -> It
             yield f"{field} is {now or 'nothing'} instead of {before or 'nothing'}"
     if _interfaces(wanted.addresses) != _interfaces(found.addresses):
         yield f"addresses are {', '.join(found.addresses)} instead of {', '.join(wanted.addresses)}"
-    for field in ("dns", "search", "routes"):
-        if set(getattr(wanted, field)) != set(getattr(found, field)):
-            yield f"{field} are {getattr(found, field)} instead of {getattr(wanted, field)}"
+    if set(wanted.routes) != set(found.routes):
+        yield f"routes are {found.routes} instead of {wanted.routes}"
     for before, now in zip(wanted.members, found.members, strict=False):
         if now not in (before, *_names(before, plan)):
             yield f"stands on {now} instead of {before}"

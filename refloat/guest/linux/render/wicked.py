@@ -72,8 +72,9 @@ def change(files: Files, old: NicConfig, new: NicConfig) -> Changed:
         text = done.get(own) or ""
         done[own] = edited(text, {}, {last_line(text): [f"default {gateway} - -" for gateway in missing]})
         done[own] = done[own] if (done[own] or "").endswith("\n") else f"{done[own]}\n"
+    servers = _servers(files.get(CONFIG, ""), old, new)
     if CONFIG in files:
-        done[CONFIG] = _servers(files[CONFIG], old, new)
+        done[CONFIG] = servers
     return done
 
 
@@ -117,18 +118,22 @@ def _routes(text: str, old: NicConfig, new: NicConfig, *, everything: bool) -> s
 
 
 def _servers(text: str, old: NicConfig, new: NicConfig) -> str:
-    """netconfig's static servers, where they are what this interface brought."""
+    """netconfig's static servers, where they are what this interface brought. Raises Refused for servers
+    that have no place, because those of another interface stand there."""
     values, lines = settings(text), text.split("\n")
     changes: dict[int, str | None] = {}
     for key, before, after, kept in (
         ("NETCONFIG_DNS_STATIC_SERVERS", old.dns, new.dns, keeps_dns(old, new)),
         ("NETCONFIG_DNS_STATIC_SEARCHLIST", old.search, new.search, keeps_search(old, new)),
     ):
-        if kept or tuple(values.get(key, "").split()) != before:
+        now = values.get(key, "").split()
+        if kept or set(after) == set(now):
             continue
-        for entry in shell_entries(text):
-            if entry.key == key:
-                changes[entry.line] = requoted(lines[entry.line], key, " ".join(after))
+        word = next((entry for entry in shell_entries(text) if entry.key == key), None)
+        if word and tuple(now) == before:
+            changes[word.line] = requoted(lines[word.line], key, " ".join(after))
+        elif set(after) - set(now):
+            raise refused(f"{CONFIG}: {key} names other servers, or none can be named there")
     return edited(text, changes)
 
 
