@@ -36,6 +36,7 @@ def adapt_guest(run: Run) -> None:
             secrets=run.need("secrets", Secrets),
             channel=CHANNEL,
             report_deadline=plan.report_deadline,
+            serial_console=plan.serial_console,
         ),
         run.need("facts", GuestFacts),
         progress=_progress(run),

@@ -169,6 +169,7 @@ class PolicyForm(Form):
     adapt: AdaptChoice = AdaptChoice.AUTO
     on_failure: OnFailure = OnFailure.ROLLBACK
     report_deadline: Annotated[int, Field(ge=10)] = 600
+    serial_console: bool = False
     probes: list[ProbeForm] = []
 
 

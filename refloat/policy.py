@@ -107,6 +107,7 @@ class Policy:
     adapt: AdaptChoice = AdaptChoice.AUTO
     on_failure: OnFailure = OnFailure.ROLLBACK
     report_deadline: int = 600
+    serial_console: bool = False  # on the guest's kernel command line, if it is adapted and has none
     probes: tuple[Probe, ...] = ()
 
     def nic(self, mac: str) -> NicRule:

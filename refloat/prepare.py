@@ -102,6 +102,7 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts) -> Plan:
         disk_bus=DISK_BUS,
         nic_model=NIC_MODEL,
         report_deadline=run.policy.report_deadline,
+        serial_console=run.policy.serial_console,
         warnings=facts.warnings,
     )
 

@@ -115,6 +115,7 @@ class Plan:
     nic_model: NicModel
     report_deadline: int
     warnings: tuple[str, ...] = ()
+    serial_console: bool = False
 
 
 @dataclass(frozen=True)
