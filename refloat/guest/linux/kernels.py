@@ -93,7 +93,7 @@ def _one_kernel(look: _Look, one: Installed) -> tuple[list[GuestKernel], list[st
             f"kernel {one.version} has no virtio_console: it cannot report over virtio-serial"
         )
     if not one.initramfs:
-        reason = rootless.limitation(look.tree, one.kernel, modules, DISK_MODULES[look.bus])
+        reason = rootless.limitation(look.tree, one.kernel, modules, DISK_MODULES[look.bus], look.names)
         kernel = GuestKernel(one.version, "")
         return ([kernel], []) if reason is None else ([], [f"kernel {one.version} {reason}"])
     kernels, reasons = [], []

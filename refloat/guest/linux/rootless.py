@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from refloat.errors import RefloatError
 from refloat.guest.linux.modules import KernelModules
+from refloat.guest.linux.storage import DeviceNames
 from refloat.guest.tree import Tree
 
 _ENTRIES = ("/boot/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries")
@@ -21,10 +22,13 @@ _FILES = (
 _ROOT = re.compile(r"(?<![^\s\"'])root=([^\s\"']+)")
 
 
-def limitation(tree: Tree, kernel: str, modules: KernelModules, disk_modules: Sequence[str]) -> str | None:
+def limitation(
+    tree: Tree, kernel: str, modules: KernelModules, disk_modules: Sequence[str], names: DeviceNames
+) -> str | None:
     """Why a kernel without an initramfs will not find its root at the destination, or None if it will.
 
-    Without one, nobody loads a driver, and the kernel knows no UUID= but only PARTUUID=.
+    Without one, nobody loads a driver, and the kernel knows no UUID= but only PARTUUID=, which is what a
+    name that follows the bus becomes in its boot entry.
     """
     try:
         lacking = modules.closure(disk_modules)
@@ -35,10 +39,19 @@ def limitation(tree: Tree, kernel: str, modules: KernelModules, disk_modules: Se
     roots = [root for text in _boot_texts(tree) for root in _roots(text, posixpath.basename(kernel))]
     if not roots:
         return "has no initramfs, and no boot entry says where its root is"
-    unknown = next((root for root in roots if not root.startswith("PARTUUID=")), None)
+    unknown = next((root for root in roots if not _is_found(root, names)), None)
     if unknown is not None:
         return f"has no initramfs, and finds its root by PARTUUID= alone, not by root={unknown}"
     return None
+
+
+def _is_found(root: str, names: DeviceNames) -> bool:
+    if root.startswith("PARTUUID="):
+        return True
+    try:
+        return names.stable(root) is not None and bool(names.partition(root))
+    except LookupError:
+        return False
 
 
 def _boot_texts(tree: Tree) -> Iterator[tuple[str, bool]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from refloat.guest.families import FAMILIES, Family
@@ -150,7 +150,17 @@ def make(root: Path, name: str) -> Path:
     return root
 
 
-NAMES = DeviceNames(ORDER, (*filesystems(), GuestFilesystem("disk-b", 2, "LVM2_member", "pv")))
+_ROOT, _SWAP, _DATA = filesystems()
+# The data partition has a PARTUUID, the root's is not known.
+NAMES = DeviceNames(
+    ORDER,
+    (
+        _ROOT,
+        _SWAP,
+        replace(_DATA, names=("PARTUUID=0d0d0d0d-01",)),
+        GuestFilesystem("disk-b", 2, "LVM2_member", "pv"),
+    ),
+)
 
 
 def look(tree: Tree, name: str, notes: Notes, bus: DiskBus = DiskBus.VIRTIO_BLK) -> tuple[GuestKernel, ...]:

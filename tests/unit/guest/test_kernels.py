@@ -160,6 +160,7 @@ def test_kernel_without_the_driver_is_named(rhel: tuple[Path, Tree]) -> None:
     ("root_argument", "problem"),
     [
         ("PARTUUID=0b0b0b0b-01", ""),
+        ("/dev/sdb1", ""),
         ("UUID=11111111-1111-4111-8111-111111111111", "finds its root by PARTUUID= alone"),
         ("/dev/sda1", "finds its root by PARTUUID= alone"),
         ("", "no boot entry says where its root is"),
