@@ -142,8 +142,9 @@ def _into_routes(
     lines = _fresh(old, new, (), " " * first.body.column)
     for definition in own:
         routes = definition.body.get("routes")
-        kept = isinstance(routes, yamlite.Sequence) and routes.line not in edits[definition.path].deleted
-        if not kept or not isinstance(routes, yamlite.Sequence):
+        if not isinstance(routes, yamlite.Sequence):
+            continue
+        if definition.body.entries["routes"][0].line in edits[definition.path].deleted:
             continue
         added = _added_routes(old, new)
         if added and routes.column < 0:
