@@ -119,8 +119,13 @@ def _remove(name: str) -> None:
 
 
 def _unmount(names: set[str]) -> None:
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+    """What is mounted from these devices, with all that is mounted below it, the innermost first."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         source = os.path.basename(os.path.realpath(right.split()[1]))
-        if source in names:
-            run(["umount", left.split()[4]], timeout=_TIMEOUT)
+        mounts.append((left.split()[4], source))
+    roots = [where for where, source in mounts if source in names]
+    for where, _ in reversed(mounts):
+        if any(where == root or where.startswith(f"{root}/") for root in roots):
+            run(["umount", where], timeout=_TIMEOUT)
