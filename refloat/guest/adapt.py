@@ -14,16 +14,17 @@ from pathlib import Path
 from refloat.codec import decode, encode
 from refloat.durable import write_durably
 from refloat.errors import Refused
-from refloat.guest.disk import SYSTEM_MOUNTS, Found, flush, is_system, mounted_system, mounts_of
+from refloat.guest.disk import SYSTEM_MOUNTS, Found, is_system, mounts_of
 from refloat.guest.families import FAMILIES, Family
 from refloat.guest.firstboot.staging import stage
+from refloat.guest.host import KERNEL, Host
 from refloat.guest.inspect import examine
 from refloat.guest.journal import Journal
 from refloat.guest.linux import boot, guards, kernels, persistence, storage
 from refloat.guest.linux.edits import Progress
 from refloat.guest.linux.selinux import labels
 from refloat.guest.root import place, read_texts, subvolume_now
-from refloat.guest.stack import Volumes, opened
+from refloat.guest.stack import Volumes
 from refloat.guest.tree import Tree
 from refloat.model import (
     Adaptation,
@@ -42,6 +43,7 @@ def adapt(
     facts: GuestFacts,
     run_dir: Path,
     progress: Progress,
+    host: Host = KERNEL,
 ) -> Adaptation:
     """Changes the guest on `devices` (disk key -> device node or raw image) as `request` says.
 
@@ -50,16 +52,16 @@ def adapt(
     Refused before anything was changed, Failed or Conflict after something may have been.
     """
     check(facts)
-    with opened(devices, request.luks_keys) as volumes:
-        found = _same_system(volumes, facts)
+    with host.opened(devices, request.luks_keys) as volumes:
+        found = same_system(volumes, facts)
         progress("mount", {"root": facts.root.uuid})
-        with mounted_system(found, run_dir / "mnt", writable=True) as tree:
+        with host.mounted_system(found, run_dir / "mnt", writable=True) as tree:
             facts = _facts_before(run_dir, lambda: _look_again(tree, found, request, facts))
             check(facts)
             journal = Journal(run_dir, tree, labels=labels(tree))
             change(tree, journal, request, facts, progress)
     progress("flush", {"changes": len(journal.changes())})
-    flush(devices)
+    host.flush(devices)
     return Adaptation(_caps(request, facts), journal.changes(), facts)
 
 
@@ -87,7 +89,7 @@ def check(facts: GuestFacts) -> Family:
     return family
 
 
-def _same_system(volumes: Volumes, facts: GuestFacts) -> tuple[Found, ...]:
+def same_system(volumes: Volumes, facts: GuestFacts) -> tuple[Found, ...]:
     """What is on the disks, under the names and with the mount points that are known; the root system's
     filesystems are proven by their UUIDs to be those that were inspected."""
     system = [one for one in facts.filesystems if is_system(one)]
@@ -162,9 +164,7 @@ def first_boot(
     for path in staged.directories:
         journal.directory(path, "holds first-boot files")
     for path, file in staged.files.items():
-        journal.write(
-            path, file.content, file.reason, mode=file.mode, shown=file.shown, expect=file.expect
-        )
+        journal.write(path, file.content, file.reason, mode=file.mode, shown=file.shown, expect=file.expect)
     for path, target in staged.symlinks.items():
         journal.symlink(path, target, "starts the first boot")
     progress("first-boot", {"files": len(staged.files)})

@@ -33,6 +33,8 @@ SYSTEM_MOUNTS = ("/boot", "/usr", "/efi", "/boot/efi")
 _BLKFLSBUF = 0x1261
 _BTRFS_FORGET = 0x50009405  # BTRFS_IOC_FORGET_DEV: int64 fd, char name[4088]
 _TIMEOUT = 120
+_SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
+_SUBVOLUMES = 64  # looked at
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -125,6 +127,17 @@ def mounted_subvolume(mountpoint: Path) -> tuple[str, str]:
             options = dict(one.partition("=")[::2] for one in fields[-1].split(","))
             path, number = _decoded(options.get("subvol", "")), options.get("subvolid", "")
     return path.strip("/") or "/", number
+
+
+def subvolumes(path: Path) -> tuple[str, ...]:
+    """The names of the btrfs subvolumes at the top level of what is mounted at `path`."""
+    with Tree(path) as tree:
+        names = tree.listdir("/")[:_SUBVOLUMES]
+        return tuple(name for name in names if _is_subvolume(tree.stat(f"/{name}", follow=False)))
+
+
+def _is_subvolume(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISDIR(status.st_mode) and status.st_ino == _SUBVOLUME_INODE
 
 
 def _inside(mountpoint: Path, inner: str) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from refloat.guest.disk import Found, mounted_system
+from refloat.guest.disk import Found
 from refloat.guest.families import (
     FAMILIES,
     Family,
@@ -20,12 +20,12 @@ from refloat.guest.families import (
     unsupported,
 )
 from refloat.guest.firstboot.inits import init_of
+from refloat.guest.host import KERNEL, Host
 from refloat.guest.linux import boot, cpu, guards, kernels, network, storage, udev_names
 from refloat.guest.linux.storage import FSTAB
 from refloat.guest.notes import Notes
 from refloat.guest.root import OS_RELEASE, check_entries, device_names, find_root
 from refloat.guest.root import place as place
-from refloat.guest.stack import opened
 from refloat.guest.tree import Tree
 from refloat.model import (
     DiskBus,
@@ -43,6 +43,7 @@ def inspect(
     bus: DiskBus,
     nic: NicModel,
     keys: Mapping[str, str] | None = None,
+    host: Host = KERNEL,
 ) -> GuestFacts:
     """The facts about the guest on these disks (key -> device node or raw image).
 
@@ -53,10 +54,10 @@ def inspect(
     # Not a TemporaryDirectory: nothing may ever walk into a mount that could not be removed.
     mountpoint = Path(tempfile.mkdtemp(prefix="refloat-inspect-"))
     try:
-        with opened(devices, keys) as volumes:
-            root = find_root(volumes, order, mountpoint)
+        with host.opened(devices, keys) as volumes:
+            root = find_root(volumes, order, mountpoint, host)
             filesystems = place(volumes.found, root.found, root.texts, order, root.subvolume)
-            with mounted_system(filesystems, mountpoint) as tree:
+            with host.mounted_system(filesystems, mountpoint) as tree:
                 facts = examine(tree, filesystems, order, bus, nic)
         return replace(facts, warnings=(*facts.warnings, *volumes.closed, *root.skipped))
     finally:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from refloat.guest.disk import (
     SYSTEM_MOUNTS,
     CannotMount,
     Found,
-    mounted,
-    mounted_subvolume,
     mounts_of,
 )
+from refloat.guest.host import KERNEL, Host
 from refloat.guest.linux.storage import (
     CRYPTTAB,
     FSTAB,
@@ -37,8 +35,6 @@ from refloat.model import Mount
 
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 
-_SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
-_SUBVOLUMES = 64  # looked at
 _NUMBERED_ARRAY = re.compile(r"/dev/md/?(\d+)")
 
 
@@ -72,14 +68,14 @@ def read_texts(tree: Tree) -> Texts:
 # ---------------------------------------------------------------- finding it
 
 
-def find_root(volumes: Volumes, order: Sequence[str], mountpoint: Path) -> Root:
+def find_root(volumes: Volumes, order: Sequence[str], mountpoint: Path, host: Host = KERNEL) -> Root:
     """Looks into every filesystem that could be it. Raises Refused where none is, or more than one."""
     roots: list[Root] = []
     skipped = []
     for one in volumes.found:
         if one.filesystem.kind in ROOT_KINDS:
             try:
-                roots += _roots_in(one, mountpoint)
+                roots += _roots_in(one, mountpoint, host)
             except CannotMount as error:
                 skipped.append(error.message)
     names = device_names(volumes.found, order)
@@ -102,27 +98,27 @@ def find_root(volumes: Volumes, order: Sequence[str], mountpoint: Path) -> Root:
     )
 
 
-def _roots_in(one: Found, mountpoint: Path) -> list[Root]:
+def _roots_in(one: Found, mountpoint: Path, host: Host) -> list[Root]:
     if one.filesystem.kind == "btrfs":
-        return _btrfs_roots(one, mountpoint)
-    with mounted(one, mountpoint) as path:
+        return _btrfs_roots(one, mountpoint, host)
+    with host.mounted(one, mountpoint) as path:
         texts = _texts_of_root(path)
     return [Root(one, "", texts)] if texts else []
 
 
-def _btrfs_roots(one: Found, mountpoint: Path) -> list[Root]:
+def _btrfs_roots(one: Found, mountpoint: Path, host: Host) -> list[Root]:
     """The default subvolume and those at the top level: each a root if the fstab in it says so itself.
 
     A snapshot of a root looks like one, but its fstab names the original.
     """
     candidates: list[tuple[str, Root]] = []  # with the path of the subvolume
-    with mounted(one, mountpoint) as path:
-        default, number = mounted_subvolume(path)
+    with host.mounted(one, mountpoint) as path:
+        default, number = host.mounted_subvolume(path)
         texts = _texts_of_root(path)
         if texts:
             candidates.append((default, Root(one, "", texts)))
-    with mounted(one, mountpoint, subvolume="/") as path:
-        for name in _subvolumes(path):
+    with host.mounted(one, mountpoint, subvolume="/") as path:
+        for name in host.subvolumes(path):
             texts = _texts_of_root(path / name) if name != default else None
             if texts:
                 candidates.append((name, Root(one, name, texts)))
@@ -134,14 +130,6 @@ def _btrfs_roots(one: Found, mountpoint: Path) -> list[Root]:
         elif not said and (where == default or len(candidates) == 1):
             result.append(root)
     return result
-
-
-def _subvolumes(path: Path) -> Iterator[str]:
-    with Tree(path) as tree:
-        for name in tree.listdir("/")[:_SUBVOLUMES]:
-            status = tree.stat(f"/{name}", follow=False)
-            if status and stat.S_ISDIR(status.st_mode) and status.st_ino == _SUBVOLUME_INODE:
-                yield name
 
 
 def _texts_of_root(path: Path) -> Texts | None:

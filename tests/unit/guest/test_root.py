@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from refloat.errors import Refused
-from refloat.guest.adapt import _same_system
+from refloat.guest.adapt import same_system
 from refloat.guest.linux.storage import parse_fstab
 from refloat.guest.notes import Notes
 from refloat.guest.probe import Found
@@ -99,10 +99,10 @@ def test_adapting_knows_renamed_volumes_again() -> None:
     fstab = "/dev/mapper/croot / ext4\n"
     placed = place(here, here[1], fstab, ORDER)
     facts = replace(FACTS, filesystems=tuple(one.filesystem for one in placed))
-    assert _same_system(Volumes(tuple(luks())), facts) == placed
+    assert same_system(Volumes(tuple(luks())), facts) == placed
     locked = Volumes(tuple(luks()[:1]), ("it stays closed: there is no passphrase for it",))
     with pytest.raises(Refused, match=r"/dev/mapper/croot is not there any more; it stays closed"):
-        _same_system(locked, facts)
+        same_system(locked, facts)
     changed = replace(luks()[1], filesystem=replace(luks()[1].filesystem, uuid="new"))
     with pytest.raises(Refused, match="not the filesystem that was inspected"):
-        _same_system(Volumes((luks()[0], changed)), facts)
+        same_system(Volumes((luks()[0], changed)), facts)

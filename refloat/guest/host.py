@@ -1,0 +1,61 @@
+"""Who opens and mounts a guest's disks: this machine's kernel, or another that hostile disks may meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from refloat.guest import disk, stack
+from refloat.guest.probe import Found
+from refloat.guest.stack import Volumes
+from refloat.guest.tree import Tree
+
+
+class Host(Protocol):
+    """As the functions of stack.py and disk.py with these names. `read` gives bytes of a filesystem's own
+    device, from `offset` of the filesystem on."""
+
+    def opened(
+        self, devices: Mapping[str, str], keys: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[Volumes]: ...
+
+    def mounted(
+        self, found: Found, mountpoint: Path, *, subvolume: str = "", writable: bool = False
+    ) -> AbstractContextManager[Path]: ...
+
+    def mounted_system(
+        self, filesystems: Sequence[Found], mountpoint: Path, *, writable: bool = False
+    ) -> AbstractContextManager[Tree]: ...
+
+    def mounted_subvolume(self, mountpoint: Path) -> tuple[str, str]: ...
+
+    def subvolumes(self, path: Path) -> Sequence[str]: ...
+
+    def read(self, found: Found, offset: int, length: int) -> bytes: ...
+
+    def flush(self, devices: Mapping[str, str]) -> None: ...
+
+
+class KernelHost:
+    """This machine's kernel. A hostile filesystem meets it: for a controller, or for trusted images."""
+
+    opened = staticmethod(stack.opened)
+    mounted = staticmethod(disk.mounted)
+    mounted_system = staticmethod(disk.mounted_system)
+    mounted_subvolume = staticmethod(disk.mounted_subvolume)
+    subvolumes = staticmethod(disk.subvolumes)
+    flush = staticmethod(disk.flush)
+
+    @staticmethod
+    def read(found: Found, offset: int, length: int) -> bytes:
+        fd = os.open(found.node, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, length, found.offset + offset)
+        finally:
+            os.close(fd)
+
+
+KERNEL: Host = KernelHost()

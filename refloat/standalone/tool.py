@@ -1,0 +1,209 @@
+"""Inspect, plan, adapt and undo: what `refloat guest` does. One function each."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from refloat.codec import decode
+from refloat.decide import Place, plan_nics
+from refloat.errors import Refused
+from refloat.guest import undo as engine
+from refloat.guest.adapt import adapt as adapt_guest
+from refloat.guest.adapt import same_system
+from refloat.guest.disk import is_system
+from refloat.guest.generation import generation
+from refloat.guest.host import Host
+from refloat.guest.inspect import inspect as inspect_guest
+from refloat.guest.probe import Found
+from refloat.model import (
+    Adaptation,
+    AdaptRequest,
+    DiskBus,
+    GuestFacts,
+    NicModel,
+    PlannedDisk,
+    Secrets,
+    SourceNic,
+)
+from refloat.policy import Policy
+from refloat.standalone.evidence import FORMAT, Evidence, ImageRecord, Record, State
+from refloat.standalone.images import Image, disk_key, opened
+
+CHANNEL = "org.refloat.report"
+
+Progress = Callable[[str, dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter of the guest: its MAC now and at the destination, and its name in the guest if known."""
+
+    source_mac: str
+    mac: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the guest is to be adapted for. `keys`: passphrases by the UUID of the LUKS container."""
+
+    bus: DiskBus = DiskBus.VIRTIO_BLK
+    nic: NicModel = NicModel.VIRTIO
+    adapters: tuple[Adapter, ...] = ()
+    policy: Policy = field(default_factory=Policy)
+    serial_console: bool = False
+    keys: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def inspect(images: Sequence[Image], wishes: Wishes, host: Host) -> GuestFacts:
+    """The guest's facts. The images are opened read-only."""
+    with _work() as work, opened(images, work, writable=False) as devices:
+        return inspect_guest(devices, tuple(devices), wishes.bus, wishes.nic, wishes.keys, host=host)
+
+
+def plan(images: Sequence[Image], wishes: Wishes, host: Host, progress: Progress) -> Adaptation:
+    """The adaptation as it would be, made on an overlay that is thrown away."""
+    with _work() as work:
+        facts = inspect(images, wishes, host)
+        request = _request(images, wishes, facts, "guest-plan")
+        with opened(images, work / "disks", writable=False) as devices:
+            return adapt_guest(request, devices, facts, work / "run", progress, host=host)
+
+
+def adapt(
+    images: Sequence[Image], wishes: Wishes, evidence: Evidence, host: Host, progress: Progress
+) -> Adaptation:
+    """Adapts the guest in place. A run that was killed is taken up again by the same call.
+
+    Raises Refused before anything was changed.
+    """
+    record = evidence.load()
+    if record is None or record.state is State.UNDONE:
+        facts = inspect(images, wishes, host)
+        request = _request(images, wishes, facts, f"guest-{secrets.token_hex(4)}")
+        if record is not None:
+            raise _not_again(evidence, "undone")
+        record = Record(FORMAT, State.ADAPTING, tuple(map(_image_record, images)), request)
+    elif record.state is State.ADAPTED:
+        raise _not_again(evidence, "adapted")
+    else:
+        _check_images(images, record)
+        facts = _facts(evidence) if evidence.facts_known else inspect(images, wishes, host)
+    request = replace(record.request, luks_keys=wishes.keys)
+    evidence.save(record)
+    with _work() as work, opened(images, work, writable=True) as devices:
+        done = adapt_guest(request, devices, facts, evidence.run_dir, progress, host=host)
+        marks = _marks(devices, done.facts, wishes, host)
+    evidence.save(replace(record, state=State.ADAPTED, marks=marks, adaptation=done))
+    return done
+
+
+def undo(images: Sequence[Image], evidence: Evidence, keys: dict[str, str], host: Host) -> tuple[str, ...]:
+    """Gives every changed file its bytes back; returns the paths. Safe to repeat.
+
+    Raises Refused, before anything is changed, when the guest has run since or its files are not what the
+    adaptation left.
+    """
+    record = evidence.load()
+    if record is None:
+        raise Refused(f"there is no evidence in {evidence.directory}", code="bad_evidence")
+    _check_images(images, record)
+    if not evidence.facts_known or record.state is State.UNDONE:
+        return ()
+    facts = _facts(evidence)
+    wishes = Wishes(keys=keys)
+    with _work() as work, opened(images, work, writable=True) as devices:
+        if record.state is State.ADAPTED:
+            _check_marks(record, _marks(devices, facts, wishes, host))
+        with host.opened(devices, keys) as volumes:
+            found = same_system(volumes, facts)
+            with host.mounted_system(found, evidence.run_dir / "mnt", writable=True) as tree:
+                restored = engine.undo(tree, evidence.journal(tree))
+        host.flush(devices)
+    evidence.save(replace(record, state=State.UNDONE))
+    return restored
+
+
+# ---------------------------------------------------------------- small things
+
+
+@contextmanager
+def _work() -> Iterator[Path]:
+    # Not below the evidence: an overlay may become as large as what is written to it.
+    with tempfile.TemporaryDirectory(prefix="refloat-guest-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def _request(images: Sequence[Image], wishes: Wishes, facts: GuestFacts, job: str) -> AdaptRequest:
+    places = [
+        Place(SourceNic(one.source_mac, wishes.nic, "", one.name), one.mac, "") for one in wishes.adapters
+    ]
+    keys = [disk_key(index) for index in range(len(images))]
+    disks = (PlannedDisk(key, key, "", image.capacity) for key, image in zip(keys, images, strict=True))
+    return AdaptRequest(
+        job=job,
+        disks=tuple(disks),
+        disk_bus=wishes.bus,
+        nic_model=wishes.nic,
+        nics=plan_nics(places, facts.nics, wishes.policy),
+        secrets=Secrets(secrets.token_hex(24), secrets.token_hex(16)),
+        channel=CHANNEL,
+        report_deadline=wishes.policy.report_deadline,
+        serial_console=wishes.serial_console,
+        luks_keys=wishes.keys,
+    )
+
+
+def _marks(devices: dict[str, str], facts: GuestFacts, wishes: Wishes, host: Host) -> dict[str, str]:
+    """What each filesystem of the guest's system shows of the last time that it was written."""
+    with host.opened(devices, wishes.keys) as volumes:
+        found = [one for one in same_system(volumes, facts) if is_system(one.filesystem)]
+        return {one.filesystem.uuid: _mark(one, host) for one in found}
+
+
+def _mark(found: Found, host: Host) -> str:
+    return generation(found.filesystem.kind, partial(host.read, found))
+
+
+def _check_marks(record: Record, now: dict[str, str]) -> None:
+    moved = sorted(uuid for uuid, mark in record.marks.items() if now.get(uuid) != mark)
+    if moved:
+        raise Refused(
+            f"the guest has run since it was adapted (filesystem {', '.join(moved)} was written)",
+            code="guest_has_run",
+            hint="undo would mix two states of its files; restore the disk from a snapshot instead",
+        )
+
+
+def _check_images(images: Sequence[Image], record: Record) -> None:
+    here = [(image.format, image.capacity) for image in images]
+    if here != [(image.format, image.capacity) for image in record.images]:
+        names = ", ".join(image.path for image in record.images)
+        raise Refused(
+            "these are not the images that the evidence is about",
+            code="bad_evidence",
+            hint=f"in their order: {names}",
+        )
+
+
+def _not_again(evidence: Evidence, state: str) -> Refused:
+    return Refused(
+        f"{evidence.directory} is the evidence of a guest that was {state}",
+        code="bad_evidence",
+        hint="name a new directory; to take an adaptation back, `refloat guest undo`",
+    )
+
+
+def _image_record(image: Image) -> ImageRecord:
+    return ImageRecord(str(image.path), image.format, image.capacity)
+
+
+def _facts(evidence: Evidence) -> GuestFacts:
+    return decode(GuestFacts, json.loads((evidence.run_dir / "facts.json").read_bytes()))
