@@ -197,7 +197,8 @@ def _forget(found: Found) -> None:
     for node in (found.node, *found.members):
         name = os.fsencode(os.path.realpath(node))
         with suppress(OSError), open("/dev/btrfs-control", "rb") as control:
-            fcntl.ioctl(control, _BTRFS_FORGET, bytes(8) + name.ljust(4088, b"\0"))
+            # A bytearray: of bytes, ioctl takes no more than 1024.
+            fcntl.ioctl(control, _BTRFS_FORGET, bytearray(bytes(8) + name.ljust(4088, b"\0")))
 
 
 def _unmount(mountpoint: Path) -> None:

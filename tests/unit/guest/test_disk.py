@@ -285,6 +285,16 @@ def test_btrfs_that_was_turned_back_is_mounted_again(tmp_path: Path) -> None:
     assert _facts(image) == facts
 
 
+def test_btrfs_on_a_block_device(tmp_path: Path) -> None:
+    image = _system(tmp_path, "btrfs", "/dev/sda / btrfs subvol=@ 0 0\n", ("@",))
+    attach = ["losetup", "--find", "--show", image]
+    node = subprocess.run(attach, text=True, check=True, capture_output=True).stdout.strip()
+    try:
+        assert _facts(node).root.mounts == (Mount("/", "@"),)
+    finally:
+        _run("losetup", "--detach", node)
+
+
 def test_btrfs_root_in_the_default_subvolume(tmp_path: Path) -> None:
     """As openSUSE has it: fstab names none, and a rollback makes another the default."""
     image = _system(tmp_path, "btrfs", "/dev/sda / btrfs defaults 0 0\n", ("one", "two"))
