@@ -6,6 +6,7 @@ serves one set of disks. Sources: guestfs(3) on isolation and on mount-local.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -114,7 +115,7 @@ class ApplianceHost:
         mountpoint.mkdir(parents=True, exist_ok=True)
         _lazily_gone(mountpoint)
         self._g.mount_local(str(mountpoint))
-        thread = threading.Thread(target=self._g.mount_local_run, daemon=True)
+        thread = threading.Thread(target=_serve, args=(self._g,), daemon=True)
         thread.start()
         try:
             yield
@@ -151,6 +152,17 @@ def _launched(devices: Mapping[str, str], note: Callable[[str], None]) -> Any:
             hint="`libguestfs-test-tool` says why; or say --trusted for images of your own",
         ) from error
     return g
+
+
+def _serve(g: Any) -> None:
+    """The FUSE loop. In it, every question for a file that is not there would be printed as an error: the C
+    library has a handler for that in each thread, and the Python binding no call that sets it."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    library = ctypes.CDLL("libguestfs.so.0")
+    library.guestfs_set_error_handler.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    library.guestfs_set_error_handler(get(g._o, b"guestfs_h"), None, None)
+    g.mount_local_run()
 
 
 def _has_kvm() -> bool:

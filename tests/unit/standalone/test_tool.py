@@ -1,0 +1,214 @@
+"""`refloat guest` on real disk images, mounted by this machine's kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from refloat.errors import Refused
+from refloat.guest.host import KERNEL
+from refloat.standalone import tool
+from refloat.standalone.evidence import Evidence, State
+from refloat.standalone.images import Image, look
+from refloat.standalone.tool import Adapter, Wishes
+from tests.unit.guest.guests import MAC, snapshot
+from tests.unit.guest.test_disk import START
+from tests.unit.guest.test_disk import disks as disks
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not Path("/dev/fuse").exists() or not shutil.which("qemu-storage-daemon"),
+    reason="needs root, FUSE and qemu-storage-daemon",
+)
+WISHES = Wishes(adapters=(Adapter(MAC, MAC, "ens192"),))
+
+
+def quiet(step: str, figures: dict[str, object]) -> None: ...
+
+
+@pytest.fixture(params=["raw", "qcow2"])
+def images(request: pytest.FixtureRequest, disks: dict[str, str], tmp_path: Path) -> tuple[Image, ...]:
+    paths = []
+    for key, raw in disks.items():
+        paths.append(tmp_path / f"{key}.{request.param}")
+        subprocess.run(["qemu-img", "convert", "-O", request.param, raw, str(paths[-1])], check=True)
+    return tuple(look(path) for path in paths)
+
+
+def digests(images: tuple[Image, ...]) -> list[str]:
+    return [hashlib.sha256(image.path.read_bytes()).hexdigest() for image in images]
+
+
+def files(image: Image, tmp_path: Path) -> dict[str, tuple[str, int, bytes]]:
+    """What the guest has on its root filesystem."""
+    raw, where = tmp_path / "copy.raw", tmp_path / "copy"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", str(image.path), str(raw)], check=True)
+    where.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-o", f"loop,offset={START}", str(raw), str(where)], check=True)
+    try:
+        return snapshot(where)
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
+
+
+def touch(image: Image, tmp_path: Path) -> None:
+    """As a guest that runs for a moment."""
+    raw, where = tmp_path / "run.raw", tmp_path / "mounted"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", str(image.path), str(raw)], check=True)
+    where.mkdir()
+    subprocess.run(["mount", "-o", f"loop,offset={START}", str(raw), str(where)], check=True)
+    (where / "var-log").write_text("booted")
+    subprocess.run(["umount", str(where)], check=True)
+    subprocess.run(["qemu-img", "convert", "-O", image.format, str(raw), str(image.path)], check=True)
+
+
+def test_looking_and_planning_change_nothing(images: tuple[Image, ...]) -> None:
+    before = digests(images)
+    facts = tool.inspect(images, WISHES, KERNEL)
+    assert facts.hostname and not facts.problems
+    plan = tool.plan(images, WISHES, KERNEL, quiet)
+    assert any(change.path == "/etc/fstab" and "UUID=" in change.diff for change in plan.changes)
+    assert digests(images) == before
+
+
+def test_the_plan_is_what_is_done_and_undo_takes_it_back(images: tuple[Image, ...], tmp_path: Path) -> None:
+    before = files(images[0], tmp_path)
+    plan = tool.plan(images, WISHES, KERNEL, quiet)
+    evidence = Evidence(tmp_path / "evidence")
+    done = tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    assert [change.path for change in done.changes] == [change.path for change in plan.changes]
+    assert files(images[0], tmp_path) != before
+    restored = tool.undo(images, evidence, {}, KERNEL)
+    assert set(restored) <= {change.path for change in done.changes}
+    assert files(images[0], tmp_path) == before
+    assert tool.undo(images, evidence, {}, KERNEL) == ()
+
+
+def test_undo_of_a_guest_that_has_run_is_refused(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    touch(images[0], tmp_path)
+    adapted = files(images[0], tmp_path)
+    with pytest.raises(Refused, match="has run since it was adapted"):
+        tool.undo(images, evidence, {}, KERNEL)
+    assert files(images[0], tmp_path) == adapted
+
+
+_KILLED = """
+import os, signal, sys
+from refloat.cli.main import app
+from refloat.guest.tree import Tree
+writes, original = 0, Tree.replace_file
+def mortal(self, *arguments):
+    global writes
+    writes += 1
+    if writes == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.{signal})
+    original(self, *arguments)
+Tree.replace_file = mortal
+app(sys.argv[2:], prog_name="refloat")
+"""
+
+
+@pytest.mark.parametrize(("name", "at"), [("SIGKILL", 2), ("SIGKILL", 5), ("SIGINT", 4)])
+def test_an_adaptation_that_was_ended_in_the_middle(
+    images: tuple[Image, ...], tmp_path: Path, name: str, at: int
+) -> None:
+    before, evidence = files(images[0], tmp_path), Evidence(tmp_path / "evidence")
+    paths = [str(image.path) for image in images]
+    words = ["guest", "adapt", "--trusted", "--adapter", MAC, "--evidence", str(evidence.directory), *paths]
+    script = _KILLED.replace("{signal}", name)
+    ended = subprocess.run([sys.executable, "-c", script, str(at), *words], capture_output=True, check=False)
+    assert ended.returncode != 0
+    record = evidence.load()
+    assert record is not None and record.state is State.ADAPTING
+    assert tool.undo(images, evidence, {}, KERNEL)
+    assert files(images[0], tmp_path) == before
+
+
+def test_an_adaptation_that_was_ended_goes_on_at_the_next_call(
+    images: tuple[Image, ...], tmp_path: Path
+) -> None:
+    whole = tool.plan(images, WISHES, KERNEL, quiet)
+    evidence, paths = Evidence(tmp_path / "evidence"), [str(image.path) for image in images]
+    words = ["guest", "adapt", "--trusted", "--adapter", f"{MAC},ens192"]
+    words += ["--evidence", str(evidence.directory), *paths]
+    script = _KILLED.replace("{signal}", "SIGKILL")
+    ended = subprocess.run([sys.executable, "-c", script, "4", *words], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    done = tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    assert [change.path for change in done.changes] == [change.path for change in whole.changes]
+    with pytest.raises(Refused, match="evidence of a guest that was adapted"):
+        tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+
+
+def test_secrets_stand_in_their_own_file_alone(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    record = evidence.load()
+    assert record is not None and record.request.secrets.token
+    shown = (evidence.directory / "evidence.json").read_text() + (
+        evidence.run_dir / "journal.jsonl"
+    ).read_text()
+    assert record.request.secrets.token not in shown
+    assert (evidence.directory / "secrets.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_other_images_than_the_evidences_are_refused(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    before = digests(images)
+    with pytest.raises(Refused, match="not the images that the evidence is about"):
+        tool.undo(images[:1], evidence, {}, KERNEL)
+    assert digests(images) == before
+    with pytest.raises(Refused, match="there is no evidence"):
+        tool.undo(images, Evidence(tmp_path / "none"), {}, KERNEL)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("x")
+    with pytest.raises(Refused, match="holds no evidence of Refloat"):
+        tool.adapt(images, WISHES, Evidence(tmp_path / "mine"), KERNEL, quiet)
+
+
+def test_images_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
+    def make(*argv: str) -> None:
+        subprocess.run(["qemu-img", "create", "-q", *argv], check=True)
+
+    base = tmp_path / "base.raw"
+    base.write_bytes(bytes(1 << 20))
+    make("-f", "qcow2", "-b", str(base), "-F", "raw", str(tmp_path / "overlay.qcow2"))
+    make("-f", "qcow2", "-o", f"data_file={tmp_path / 'd'}", str(tmp_path / "split.qcow2"), "1M")
+    make("-f", "vmdk", "-o", "subformat=streamOptimized", str(tmp_path / "ova.vmdk"), "1M")
+    make("-f", "vdi", str(tmp_path / "x.vdi"), "1M")
+    for name, words in {
+        "overlay.qcow2": "overlay over",
+        "split.qcow2": "keeps its data in",
+        "ova.vmdk": "stream-optimized",
+        "x.vdi": "is a vdi image",
+        "missing": "No such file",
+        ".": "neither a file nor a block device",
+    }.items():
+        with pytest.raises(Refused, match=words):
+            look(tmp_path / name)
+
+
+@pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="needs QEMU")
+def test_an_image_that_a_vm_uses_is_refused(images: tuple[Image, ...], tmp_path: Path) -> None:
+    argv = ["qemu-system-x86_64", "-S", "-M", "q35", "-nodefaults", "-display", "none", "-accel", "tcg"]
+    drive = f"file={images[0].path},format={images[0].format},if=virtio"
+    vm = subprocess.Popen([*argv, "-drive", drive])
+    try:
+        inode = f":{images[0].path.stat().st_ino} "
+        # One lock for what it does, and one for each thing that it lets nobody else do.
+        while Path("/proc/locks").read_text().count(inode) < 2:
+            assert vm.poll() is None
+        with pytest.raises(Refused, match="in use by another process"):
+            tool.adapt(images, WISHES, Evidence(tmp_path / "evidence"), KERNEL, quiet)
+    finally:
+        vm.kill()
+        vm.wait()
