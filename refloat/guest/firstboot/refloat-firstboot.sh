@@ -27,7 +27,8 @@ TOKEN='' NONCE=''
 # ---------------------------------------------------------------- small things
 
 log() {
-    printf '%s %s\n' "$(uptime_now)" "$*" >>"$RUN/log"
+    clock
+    printf '%s %s\n' "$UPTIME" "$*" >>"$RUN/log"
 }
 
 problem() { # what is wrong; every report lists it
@@ -35,14 +36,14 @@ problem() { # what is wrong; every report lists it
     printf '%s\n' "$*" >>"$RUN/problems"
 }
 
-uptime_now() {
-    read -r uptime_value _ <"$ROOT/proc/uptime" || uptime_value=0
-    printf '%s' "$uptime_value"
+clock() { # seconds since the boot, in UPTIME; whole ones in NOW
+    read -r UPTIME _ <"$ROOT/proc/uptime" || UPTIME=0
+    NOW=${UPTIME%%.*}
 }
 
-seconds() { # whole seconds since the boot, in REPLY
-    read -r REPLY _ <"$ROOT/proc/uptime" || REPLY=0
-    REPLY=${REPLY%%.*}
+before() { # whether it is earlier than second $1
+    clock
+    [ "$NOW" -lt "$1" ]
 }
 
 # A JSON string of $1, in REPLY. Whatever could break the line or the reader's terminal becomes "?".
@@ -62,15 +63,6 @@ quote() {
         quote_rest=$quote_tail
     done
     REPLY="\"$quote_done\""
-}
-
-append() { # LIST-VARIABLE JSON: adds an element to a JSON list without its brackets
-    eval "append_old=\$$1"
-    if [ -n "$append_old" ]; then
-        eval "$1=\$append_old,\$2"
-    else
-        eval "$1=\$2"
-    fi
 }
 
 start() {
@@ -102,30 +94,28 @@ all_nics_there() {
 }
 
 wait_for_nics() {
-    seconds
-    wait_end=$((REPLY + NIC_WAIT))
+    clock
+    wait_end=$((NOW + NIC_WAIT))
     # Names are final only when udev is done: a NIC found earlier may still be called eth0.
     command -v udevadm >/dev/null && udevadm settle --timeout="$NIC_WAIT"
-    while ! all_nics_there; do
-        seconds
-        [ "$REPLY" -lt "$wait_end" ] || return 0
+    until all_nics_there; do
+        before "$wait_end" || return 0
         sleep 1
     done
 }
 
-# The sed script that turns placeholders into names, in REPLY. A NIC that is not there keeps its old name.
-naming() {
-    naming_script=''
-    while read -r naming_index naming_mac naming_old; do
-        if name_of_mac "$naming_mac"; then
-            log "NIC $naming_index ($naming_mac) was $naming_old and is $REPLY"
+# The sed script that turns placeholders into names, in NAMING. A NIC that is not there keeps its old name.
+name_nics() {
+    NAMING=''
+    while read -r nic_index nic_mac nic_old; do
+        if name_of_mac "$nic_mac"; then
+            log "NIC $nic_index ($nic_mac) was $nic_old and is $REPLY"
         else
-            problem "no NIC with MAC $naming_mac (it was $naming_old)"
-            REPLY=$naming_old
+            problem "no NIC with MAC $nic_mac (it was $nic_old)"
+            REPLY=$nic_old
         fi
-        [ "$naming_old" = - ] || naming_script="${naming_script}s/@REFLOAT_NIC_$naming_index@/$REPLY/g;"
+        [ "$nic_old" = - ] || NAMING="${NAMING}s/@REFLOAT_NIC_$nic_index@/$REPLY/g;"
     done <"$ETC/nics"
-    REPLY=$naming_script
 }
 
 sum() { # sha256 of a file, in REPLY
@@ -134,7 +124,7 @@ sum() { # sha256 of a file, in REPLY
 
 # Puts staged file $1 in the place of $2 if that still is what it was at the adaptation (sha256 $3).
 install_file() {
-    sed "$naming_script" "$ETC/network/$1" >"$RUN/new" || return 1
+    sed "$NAMING" "$ETC/network/$1" >"$RUN/new" || return 1
     cmp -s "$RUN/new" "$ROOT$2" && return 0
     sum "$ROOT$2"
     if [ "$REPLY" != "$3" ]; then
@@ -153,8 +143,7 @@ install_file() {
 configure() {
     [ -s "$ETC/nics" ] || return 0
     wait_for_nics
-    naming
-    naming_script=$REPLY
+    name_nics
     [ -r "$ETC/network/files" ] || return 0
     while read -r file_number file_path file_sum; do
         install_file "$file_number" "$file_path" "$file_sum" || problem "could not write $file_path"
@@ -174,9 +163,9 @@ gather_mounts() { # every file system of fstab that should be mounted by now, in
         fs_json=$REPLY
         if mount_of "$fs_where"; then
             quote "$REPLY"
-            append MOUNTS "{\"mountpoint\":$fs_json,\"mounted\":true,\"device\":$REPLY}"
+            MOUNTS="${MOUNTS:+$MOUNTS,}{\"mountpoint\":$fs_json,\"mounted\":true,\"device\":$REPLY}"
         else
-            append MOUNTS "{\"mountpoint\":$fs_json,\"mounted\":false,\"device\":\"\"}"
+            MOUNTS="${MOUNTS:+$MOUNTS,}{\"mountpoint\":$fs_json,\"mounted\":false,\"device\":\"\"}"
         fi
     done <"$ROOT/etc/fstab"
 }
@@ -204,7 +193,7 @@ gather_nics() { # in NICS
         quote "$nic_mac" && nic_mac=$REPLY
         quote "$nic_name" && nic_name=$REPLY
         quote "$nic_driver"
-        append NICS "{\"mac\":$nic_mac,\"name\":$nic_name,\"up\":$nic_up,\"addresses\":[$nic_addresses],\"driver\":$REPLY}"
+        NICS="${NICS:+$NICS,}{\"mac\":$nic_mac,\"name\":$nic_name,\"up\":$nic_up,\"addresses\":[$nic_addresses],\"driver\":$REPLY}"
     done
 }
 
@@ -215,7 +204,7 @@ addresses_of() { # the lasting addresses of NIC $1 as JSON, in REPLY; those of i
         case $address_family in inet | inet6) ;; *) continue ;; esac
         case " $address_rest " in *' scope link '*) continue ;; esac
         quote "$address_value"
-        append addresses_list "$REPLY"
+        addresses_list=${addresses_list:+$addresses_list,}$REPLY
     done <<END
 $ADDRESSES
 END
@@ -244,7 +233,7 @@ gather_dns() { # in DNS
     while read -r dns_key dns_value _; do
         [ "$dns_key" = nameserver ] || continue
         quote "$dns_value"
-        append DNS "$REPLY"
+        DNS=${DNS:+$DNS,}$REPLY
     done <"$ROOT/etc/resolv.conf"
 }
 
@@ -254,7 +243,7 @@ gather_drivers() { # virtio drivers that hold a device, in DRIVERS
         set -- "$driver_path"/virtio[0-9]*
         [ -e "$1" ] || continue
         quote "${driver_path##*/}"
-        append DRIVERS "$REPLY"
+        DRIVERS=${DRIVERS:+$DRIVERS,}$REPLY
     done
 }
 
@@ -263,7 +252,7 @@ gather_problems() { # in PROBLEMS
     [ -r "$RUN/problems" ] || return 0
     while read -r problem_line; do
         quote "$problem_line"
-        append PROBLEMS "$REPLY"
+        PROBLEMS=${PROBLEMS:+$PROBLEMS,}$REPLY
     done <"$RUN/problems"
 }
 
@@ -287,6 +276,15 @@ next_sequence() {
     fi
 }
 
+plain() { # KEY JSON: adds a pair to the report
+    report="$report,\"$1\":$2"
+}
+
+text() { # KEY STRING
+    quote "$2"
+    plain "$1" "$REPLY"
+}
+
 # One report of stage $1 into the outbox; $2 says whether the guest has been cleaned up.
 make_report() {
     read -r report_boot <"$ROOT/proc/sys/kernel/random/boot_id"
@@ -298,28 +296,36 @@ make_report() {
     gather_drivers
     gather_problems
     next_sequence
-    quote "$JOB" && report="\"job\":$REPLY"
-    quote "$report_boot" && report="$report,\"boot_id\":$REPLY,\"seq\":$SEQUENCE,\"stage\":\"$1\""
-    report="$report,\"uptime\":$(uptime_now)"
-    quote "$ROOT_DEVICE" && report="$report,\"root_device\":$REPLY"
-    quote "$report_kernel" && report="$report,\"kernel\":$REPLY"
-    quote "$STATE" && report="$report,\"system_state\":$REPLY,\"mounts\":[$MOUNTS],\"nics\":[$NICS]"
-    quote "$GATEWAY" && report="$report,\"gateway\":$REPLY,\"gateway_answers\":$GATEWAY_ANSWERS"
-    report="$report,\"dns\":[$DNS],\"drivers\":[$DRIVERS],\"problems\":[$PROBLEMS],\"cleaned\":$2}"
     log "report $SEQUENCE ($1)"
-    printf '{"v":1,%s\n' "$report" >"$RUN/last"
-    quote "$TOKEN" && report_token=$REPLY
-    quote "$NONCE"
-    printf '{"v":1,"token":%s,"nonce":%s,%s\n' "$report_token" "$REPLY" "$report" >"$RUN/making"
+    report='"v":1'
+    text job "$JOB"
+    text boot_id "$report_boot"
+    plain seq "$SEQUENCE"
+    text stage "$1"
+    plain uptime "$UPTIME"
+    text root_device "$ROOT_DEVICE"
+    text kernel "$report_kernel"
+    text system_state "$STATE"
+    plain mounts "[$MOUNTS]"
+    plain nics "[$NICS]"
+    text gateway "$GATEWAY"
+    plain gateway_answers "$GATEWAY_ANSWERS"
+    plain dns "[$DNS]"
+    plain drivers "[$DRIVERS]"
+    plain problems "[$PROBLEMS]"
+    plain cleaned "$2"
+    printf '{%s}\n' "$report" >"$RUN/last"
+    # Only what goes out has these two.
+    text token "$TOKEN"
+    text nonce "$NONCE"
+    printf '{%s}\n' "$report" >"$RUN/making"
     mv "$RUN/making" "$RUN/outbox/$SEQUENCE"
 }
 
 # Sends what is in the outbox again and again until it was acknowledged: "ack N" stands for all up to N.
 # A port can be opened once at a time, and a write waits for a listener: hence one sender, with a limit.
 deliver() {
-    while :; do
-        seconds
-        [ "$REPLY" -lt "$DEADLINE" ] || return 0
+    while before "$DEADLINE"; do
         if [ -e "$CHANNEL" ] && ! outbox_is_empty; then
             timeout 8 sh "$RUN/firstboot.sh" exchange "$CHANNEL"
         fi
@@ -356,14 +362,13 @@ exchange() { # with the host on port $1; runs under timeout
 
 # Waits until the boot is over, at most SETTLE seconds; the state of the system in STATE.
 settle() {
-    seconds
-    settle_end=$((REPLY + SETTLE))
+    clock
+    settle_end=$((NOW + SETTLE))
     while :; do
         STATE=$(timeout 30 systemctl is-system-running 2>/dev/null)
         STATE=${STATE:-unknown}
         case $STATE in initializing | starting) ;; *) return 0 ;; esac
-        seconds
-        [ "$REPLY" -lt "$settle_end" ] || return 0
+        before "$settle_end" || return 0
         sleep 2
     done
 }
@@ -407,8 +412,8 @@ keep_log() {
 report() {
     # Reports go on after the clean-up has removed this file.
     cp "$ETC/firstboot.sh" "$RUN/firstboot.sh"
-    seconds
-    DEADLINE=$((REPLY + DEADLINE))
+    clock
+    DEADLINE=$((NOW + DEADLINE))
     STATE=starting
     make_report configured false
     deliver &
@@ -420,8 +425,7 @@ report() {
         make_report final false
         : >"$RUN/complete"
         wait
-        seconds
-        [ "$REPLY" -lt "$DEADLINE" ] || clean_up
+        before "$DEADLINE" || clean_up
         ;;
     *)
         clean_up && make_report final true || make_report final false
