@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from refloat.errors import Failed, Refused
 from refloat.jobs.engine import Engine
 from refloat.model import JobState, PowerState, TargetState, Verdict, Word
 from refloat.policy import AfterDeadline, OnFailure, Policy
@@ -102,22 +104,70 @@ def test_a_failed_adaptation_is_rolled_back(world: World, engine: Engine) -> Non
     assert "start" not in [step.step for step in world.store.steps(job)]
 
 
-def test_a_refusal_changes_nothing(world: World, engine: Engine) -> None:
+def two_systems(world: World) -> None:
     world.controller.facts = replace(FACTS, problems=("two systems are installed",))
-    job = started(world, engine)
-    reach(world, job, JobState.REFUSED)
-    assert world.destination.calls == []
-    assert world.source.power is PowerState.RUNNING and world.source.starts
-    assert world.store.target("web").holder == ""
 
 
-def test_a_full_storage_pool_is_refused_before_anything_happens(world: World, engine: Engine) -> None:
+def no_system(world: World) -> None:
+    """The replica holds something else than an installed system: the guest engine itself looks at it."""
+    world.controller.image = world.directory / "replica.raw"
+    world.controller.image.write_bytes(random.Random(1).randbytes(1 << 20))
+
+
+def boot_is_full(world: World) -> None:
+    full = "/boot has 3 MiB free, a new initramfs of kernel 6.1.0-1-amd64 needs 30 MiB"
+    world.controller.facts = replace(FACTS, problems=(full,))
+
+
+def pool_is_full(world: World) -> None:
     world.destination.free = 1 << 20
+
+
+def controller_is_full(world: World) -> None:
+    world.controller.cannot_look = Failed(
+        "the controller's own disk is full", code="no_space", hint="give it more room, then try again"
+    )
+
+
+def disk_cannot_come_back(world: World) -> None:
+    world.destination.refusal = Refused(
+        "disk rf-controller is qcow2, and its name does not say so", code="unknown_format", hint="rename it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("break_it", "code", "words"),
+    [
+        (two_systems, "guest_refused", "two systems are installed"),
+        (no_system, "guest_root_missing", "no Linux root filesystem was found on the guest's disks (sda"),
+        (boot_is_full, "guest_refused", "/boot has 3 MiB free"),
+        (pool_is_full, "no_space", "1 MiB are free for the disks of web-controller, overlays need 512 MiB"),
+        (controller_is_full, "no_space", "the controller's own disk is full"),
+        (disk_cannot_come_back, "unknown_format", "rf-controller is qcow2"),
+    ],
+)
+def test_a_refusal_in_preflight_changes_nothing(
+    world: World, engine: Engine, break_it: Callable[[World], None], code: str, words: str
+) -> None:
+    break_it(world)
     job = started(world, engine)
     reach(world, job, JobState.REFUSED)
-    error = world.store.job(job).error
-    assert error is not None and (error["kind"], error["code"]) == ("refused", "no_space")
-    assert world.destination.calls == [] and world.source.power is PowerState.RUNNING
+    known, target = world.store.job(job), world.store.target("web")
+    assert known.error is not None and known.finished
+    assert known.error["code"] == code and words in known.error["message"] and known.error["hint"]
+    assert [step.step for step in world.store.steps(job)] == ["preflight"]
+    assert world.destination.calls == [] and world.controller.adapted == 0
+    assert world.source.changed == [] and world.source.power is PowerState.RUNNING
+    assert (target.holder, target.state) == ("", TargetState.READY)
+    assert words in target.message, "the target says why, too"
+
+
+def test_what_was_refused_can_be_mended_and_started_again(world: World, engine: Engine) -> None:
+    pool_is_full(world)
+    job = started(world, engine)
+    reach(world, job, JobState.REFUSED)
+    world.destination.free = 1 << 40
+    reach(world, started(world, engine), JobState.AWAITING_COMMIT)
 
 
 def test_an_undo_that_fails_blocks_but_the_source_comes_back(world: World, engine: Engine) -> None:
