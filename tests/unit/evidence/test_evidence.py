@@ -19,6 +19,7 @@ from refloat.evidence.collect import LIMITS, RECORDS
 from refloat.evidence.render import diff_lines, timeline
 from refloat.model import GuestReport, JobState
 from refloat.store.store import Store
+from tests.unit.builders import FACTS, PLAN
 from tests.unit.evidence import samples
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202e\x00{{ 7*7 }}"
@@ -126,7 +127,7 @@ def test_job_refused_early(store: Store, tmp_path: Path) -> None:
 
 
 def test_job_that_only_just_began(store: Store, tmp_path: Path) -> None:
-    job = store.create_job("shop-db", model.Mode.PLANNED)
+    job = store.create_job(PLAN.target, model.Mode.PLANNED)
     assert "No step was started" in page(bundle(store, job.id, tmp_path))
 
 
@@ -152,7 +153,7 @@ def test_hostile_text_stays_text(store: Store, tmp_path: Path) -> None:
     )
     store.save(job.id, "reports", (report,))
     change = replace(samples.CHANGES[0], path=HOSTILE, diff=HOSTILE, reason=HOSTILE)
-    store.save(job.id, "adaptation", model.Adaptation(_caps(), (change,), samples.FACTS))
+    store.save(job.id, "adaptation", model.Adaptation(_caps(), (change,), FACTS))
     html = page(bundle(store, job.id, tmp_path))
     parsed = Page(html)
     assert "script" not in {tag for tag, _ in parsed.tags}
