@@ -20,7 +20,7 @@ from refloat.clock import now
 from refloat.codec import decode, encode
 from refloat.errors import Busy, NotFound, RefloatError, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
-from refloat.store.tables import EventRow, JobRow, RecordRow, StepRow, TargetRow
+from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, TargetRow
 
 T = TypeVar("T")
 ANY = frozenset(TargetState)
@@ -51,13 +51,26 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One attempt at a step. Without `finished` it is under way, or was interrupted if another follows."""
+
+    number: int
+    started: str
+    finished: str
+    error: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class StepRecord:
+    """A step in one phase: begun with its first attempt, its outcome is the last one's."""
+
     step: str
     phase: str
     started: str
     finished: str
     attempts: int
     error: dict[str, Any] | None
+    history: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,27 +224,32 @@ class Store:
     def mark(self, job_id: str, step: str, phase: str) -> bool:
         """Says durably that the step is about to act. False when it has already finished."""
         with self._session() as session:
-            row = _step_row(session, job_id, step, phase)
-            if row is not None and row.finished and not row.error:
+            last = _last_attempt(session, job_id, step, phase)
+            if last is not None and last.finished and not last.error:
                 return False
-            if row is None:
-                session.add(StepRow(job=job_id, step=step, phase=phase, started=now()))
-            else:
-                row.attempts, row.finished, row.error = row.attempts + 1, "", None
+            number = last.number + 1 if last else 1
+            session.add(AttemptRow(job=job_id, step=step, phase=phase, number=number, started=now()))
             session.add(EventRow(job=job_id, at=now(), kind="step", data={"step": step, "phase": phase}))
             return True
 
     def finish(self, job_id: str, step: str, phase: str, error: RefloatError | None = None) -> None:
+        """Ends the attempt that the last `mark` began."""
         with self._session() as session:
-            row = _known(_step_row(session, job_id, step, phase), "step", step)
+            row = _known(_last_attempt(session, job_id, step, phase), "step", step)
             row.finished, row.error = now(), error.to_dict() if error else None
             data = {"step": step, "phase": phase, "error": row.error}
             session.add(EventRow(job=job_id, at=now(), kind="step_done", data=data))
 
     def steps(self, job_id: str) -> list[StepRecord]:
+        """In the order in which they were begun, each with every attempt at it."""
+        known: dict[tuple[str, str], list[Attempt]] = {}
         with self._session() as session:
-            rows = session.scalars(select(StepRow).where(StepRow.job == job_id).order_by(StepRow.id))
-            return [StepRecord(r.step, r.phase, r.started, r.finished, r.attempts, r.error) for r in rows]
+            for row in session.scalars(
+                select(AttemptRow).where(AttemptRow.job == job_id).order_by(AttemptRow.id)
+            ):
+                attempt = Attempt(row.number, row.started, row.finished, row.error)
+                known.setdefault((row.step, row.phase), []).append(attempt)
+        return [_step(step, phase, tuple(attempts)) for (step, phase), attempts in known.items()]
 
     # ------------------------------------------------------------ events
 
@@ -293,10 +311,18 @@ def _release(session: Session, name: str, holder: str, state: TargetState, messa
     )
 
 
-def _step_row(session: Session, job_id: str, step: str, phase: str) -> StepRow | None:
+def _last_attempt(session: Session, job_id: str, step: str, phase: str) -> AttemptRow | None:
     return session.scalars(
-        select(StepRow).where(StepRow.job == job_id, StepRow.step == step, StepRow.phase == phase)
+        select(AttemptRow)
+        .where(AttemptRow.job == job_id, AttemptRow.step == step, AttemptRow.phase == phase)
+        .order_by(AttemptRow.number.desc())
+        .limit(1)
     ).one_or_none()
+
+
+def _step(step: str, phase: str, attempts: tuple[Attempt, ...]) -> StepRecord:
+    first, last = attempts[0], attempts[-1]
+    return StepRecord(step, phase, first.started, last.finished, last.number, last.error, attempts)
 
 
 def _target(row: TargetRow) -> TargetStatus:

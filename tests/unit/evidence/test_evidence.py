@@ -108,6 +108,25 @@ def test_page_of_a_full_job_says_everything(store: Store, tmp_path: Path) -> Non
         assert expected in words, expected
 
 
+def test_every_attempt_at_a_step_is_there(store: Store, tmp_path: Path) -> None:
+    """The sample's apply-networks failed once, and one undo died with the hub."""
+    job = samples.full_job(store, tmp_path)
+    for _ in range(2):
+        store.mark(job.id, "start-vm", "undo")
+    found = bundle(store, job.id, tmp_path)
+    tried = next(step for step in found["steps"] if step["step"] == "apply-networks")
+    assert tried["error"] is None and [one["number"] for one in tried["history"]] == [1, 2]
+    assert tried["history"][0]["error"]["message"] == "the platform was busy"
+    words = " ".join(Page(page(found)).words.split())
+    for expected in (
+        "attempt 1",
+        "busy the platform was busy",
+        "What to do: it is retried",
+        "interrupted: the hub was stopped, or could not record its end",
+    ):
+        assert expected in words, expected
+
+
 def test_page_is_self_contained(store: Store, tmp_path: Path) -> None:
     tags = Page(page(full(store, tmp_path))).tags
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
