@@ -162,12 +162,14 @@ async def go_forward(job_id: str) -> str:
         if step.name == STEPS[0].name:
             return await set_state(job_id, JobState.REFUSED, error)
         aborted = error["code"] == Aborted.default_code
-        if not aborted and await policy_on_failure(job_id) == OnFailure.HOLD:
-            return await set_state(job_id, JobState.BLOCKED, error)
+        held = not aborted and await policy_on_failure(job_id) == OnFailure.HOLD
+        if held and await set_state(job_id, JobState.BLOCKED, error) == JobState.BLOCKED:
+            return JobState.BLOCKED
         return await go_back(job_id, error)
     if await was_aborted(job_id):
         return await go_back(job_id, None)
-    return await set_outcome(job_id)
+    state = await set_outcome(job_id)
+    return await go_back(job_id, None) if state == JobState.RUNNING else state
 
 
 async def go_back(job_id: str, error: dict[str, Any] | None) -> JobState:
@@ -225,11 +227,13 @@ async def commit_step(job_id: str, name: str) -> dict[str, Any] | None:
 
 @DBOS.step()
 async def set_state(job_id: str, state: str, error: dict[str, Any] | None) -> str:
-    def act() -> None:
-        finish_job(_run_of(job_id), JobState(state), RefloatError.from_dict(error) if error else None)
+    """The state in which the job is now: see finish_job."""
 
-    await _patiently(act)
-    return state
+    def act() -> JobState:
+        cause = RefloatError.from_dict(error) if error else None
+        return finish_job(_run_of(job_id), JobState(state), cause)
+
+    return await _patiently(act)
 
 
 @DBOS.step()

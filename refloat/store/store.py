@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, create_engine, event, or_, select, update
+from sqlalchemy import Update, and_, create_engine, event, or_, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
@@ -187,25 +187,51 @@ class Store:
         state: JobState,
         error: RefloatError | None = None,
         release: TargetState | None = None,
-    ) -> None:
+        before: JobState | None = None,
+        unless_aborted: bool = False,
+    ) -> bool:
         """Writes the state as it is told: failover.py decides which transitions are legal.
 
-        `release`: the job gives its target back in the same transaction, in this state.
+        `release`: the job gives its target back in the same transaction, in this state. `before`: only
+        from this state; `unless_aborted`: only while the abort is not asked for. Returns False, with
+        nothing changed, where that was not so.
         """
+        values: dict[str, Any] = {"state": state}
+        if error is not None:
+            values["error"] = error.to_dict()
+        if state in (JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK):
+            values["finished"] = now()
+        entered = update(JobRow).where(JobRow.id == job_id).values(**values)
+        if before is not None:
+            entered = entered.where(JobRow.state == before)
+        if unless_aborted:
+            entered = entered.where(JobRow.abort_requested.is_(False))
         with self._session() as session:
+            changed = _changed(session, entered)
             row = _known(session.get(JobRow, job_id), "job", job_id)
-            row.state = state
-            if error is not None:
-                row.error = error.to_dict()
-            if state in (JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK):
-                row.finished = now()
+            if not changed:
+                return False
             session.add(EventRow(job=job_id, at=now(), kind="state", data={"state": str(state)}))
             if release is not None:
                 _release(session, row.target, job_id, release, error.message if error else "")
+            return True
 
-    def request_abort(self, job_id: str) -> None:
+    def request_abort(
+        self, job_id: str, allowed: Collection[JobState] = frozenset(JobState), unless_begun: str = ""
+    ) -> bool:
+        """Asks the job to end, in one statement: only in these states, and (`unless_begun`) only while
+        this step has no mark. So a step that looks for the abort after its mark never misses one that
+        was accepted without knowing of it. Returns False where that was not so."""
+        begun = select(AttemptRow.id).where(
+            AttemptRow.job == job_id, AttemptRow.step == unless_begun, AttemptRow.phase == "do"
+        )
+        asked = (
+            update(JobRow)
+            .where(JobRow.id == job_id, JobRow.state.in_(allowed), ~begun.exists())
+            .values(abort_requested=True)
+        )
         with self._session() as session:
-            _known(session.get(JobRow, job_id), "job", job_id).abort_requested = True
+            return _changed(session, asked)
 
     # ------------------------------------------------------------ records
 
@@ -278,16 +304,20 @@ def _known(row: T | None, kind: str, name: str) -> T:
     return row
 
 
+def _changed(session: Session, statement: Update) -> bool:
+    return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
+
+
 def _claim(
     session: Session, name: str, holder: str, state: TargetState, allowed: Collection[TargetState]
 ) -> None:
     free = and_(TargetRow.holder == "", TargetRow.state.in_(allowed))
-    taken = session.execute(
+    taken = (
         update(TargetRow)
         .where(TargetRow.name == name, or_(free, TargetRow.holder == holder))
         .values(holder=holder, state=state, message="", progress=None)
     )
-    if taken.rowcount:  # type: ignore[attr-defined]
+    if _changed(session, taken):
         return
     row = _known(session.get(TargetRow, name), "target", name)
     if not row.holder:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +117,52 @@ def test_states_leave_events_and_an_end(store: Store) -> None:
     first = store.events(job)
     assert [event.data["state"] for event in first] == ["running", "refused"]
     assert [event.id for event in store.events(job, after=first[0].id)] == [first[1].id]
+
+
+def test_a_state_is_entered_only_from_the_one_that_is_named(store: Store) -> None:
+    job = store.create_job("web", Mode.PLANNED).id
+    store.set_state(job, JobState.RUNNING)
+    assert not store.set_state(
+        job, JobState.REFUSED, Failed("no"), release=TargetState.READY, before=JobState.QUEUED
+    )
+    known = store.job(job)
+    assert (known.state, known.error, known.finished) == (JobState.RUNNING, None, "")
+    assert store.target("web").holder == job and len(store.events(job)) == 1
+    with pytest.raises(NotFound):
+        store.set_state("x", JobState.REFUSED)
+
+
+def test_no_state_is_entered_over_an_abort(store: Store) -> None:
+    job = store.create_job("web", Mode.PLANNED).id
+    store.set_state(job, JobState.RUNNING, unless_aborted=True)
+    assert store.request_abort(job, (JobState.RUNNING,))
+    assert not store.set_state(job, JobState.AWAITING_COMMIT, unless_aborted=True)
+    assert store.set_state(job, JobState.ROLLING_BACK)
+    assert not store.request_abort(job, (JobState.RUNNING,)) and not store.request_abort("x")
+
+
+def test_an_abort_and_a_mark_never_miss_each_other(store: Store, tmp_path: Path) -> None:
+    """Whoever is first: an abort that did not know of the mark is seen by a look after the mark."""
+    second = Store.open(tmp_path / "refloat.sqlite")
+    for number in range(20):
+        job = store.create_job("web", Mode.PLANNED).id
+        start = threading.Barrier(2)
+        said: list[bool] = []
+
+        def ask(job: str = job, start: threading.Barrier = start, said: list[bool] = said) -> None:
+            start.wait()
+            said.append(second.request_abort(job, unless_begun="start-vm"))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        start.wait()
+        time.sleep(0.001 * (number % 5))
+        store.mark(job, "start-vm", "do")
+        seen = store.job(job).abort_requested
+        asking.join()
+        assert said == [seen]
+        store.release_target("web", job, TargetState.READY)
+    second.engine.dispose()
 
 
 # ---------------------------------------------------------------- migrations

@@ -1,4 +1,4 @@
-"""Every attempt at a step is kept. Until now a step had one row, and a new attempt cleared the old one's error.
+"""Every attempt at a step is kept: until now a step had one row, and a new attempt cleared the last error.
 
 What the earlier attempts came to is read back from the events. Where those do not tell, only the last attempt
 is known.
