@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from refloat.clock import now
 from refloat.config import Config
 from refloat.errors import Busy, InvariantViolated, RefloatError, Refused
@@ -172,8 +174,32 @@ class Hub:
                 hint=f"look at `refloat target show {target}`",
             )
         job = self.store.create_job(target, mode, READY_FOR_FAILOVER)
-        self.engine.start(job.id)
+        try:
+            self.engine.start(job.id)
+        except Exception as error:
+            log.exception("job %s was not started", job.id)
+            return self._not_started(job, error)
         return job
+
+    def _not_started(self, job: Job, error: Exception) -> Job:
+        """Refuses the job and gives its target back. A start that was only slow finds it refused, and ends;
+        one that was faster goes on. Where not even that can be written, the job stays queued and is
+        started as soon as it can be."""
+        refused = Refused(
+            f"job {job.id} could not be started: {type(error).__name__}: {error}",
+            code="not_started",
+            hint="nothing was changed; see the hub's log, mend the cause, then start again",
+        )
+        try:
+            if self.store.set_state(
+                job.id, JobState.REFUSED, refused, release=TargetState.READY, before=JobState.QUEUED
+            ):
+                raise refused
+            return self.store.job(job.id)
+        except SQLAlchemyError:
+            log.exception("job %s stays queued", job.id)
+            self.engine.keep_starting(job.id)
+            return job
 
     def jobs(self) -> list[Job]:
         return self.store.jobs()

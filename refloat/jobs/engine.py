@@ -100,13 +100,22 @@ class Engine:
         DBOS.destroy()
 
     def start(self, job_id: str) -> None:
-        """Idempotent: a job that was started is not started again."""
+        """Idempotent: a job that was started is not started again. One whose start raised an error may
+        start all the same, later."""
+        self._call(_start(job_id))
+
+    def keep_starting(self, job_id: str) -> None:
+        """Returns at once; the start is tried again until it succeeds."""
 
         async def act() -> None:
-            with SetWorkflowID(job_id):
-                await DBOS.start_workflow_async(failover_job, job_id)
+            while True:
+                try:
+                    return await _start(job_id)
+                except Exception:
+                    log.exception("job %s cannot be started; tried again in %.0f s", job_id, ASK_AGAIN)
+                    await asyncio.sleep(ASK_AGAIN)
 
-        self._call(act())
+        asyncio.run_coroutine_threadsafe(act(), self._loop)
 
     def tell(self, job_id: str, decision: str, nonce: str) -> None:
         """The operator's word to a waiting job: "commit" or "rollback"; heard once per nonce."""
@@ -114,6 +123,11 @@ class Engine:
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
+
+
+async def _start(job_id: str) -> None:
+    with SetWorkflowID(job_id):
+        await DBOS.start_workflow_async(failover_job, job_id)
 
 
 async def _cancel_all() -> None:
@@ -154,7 +168,8 @@ async def failover_job(job_id: str) -> str:
 @DBOS.workflow(max_recovery_attempts=None)
 async def go_forward(job_id: str) -> str:
     """Steps 1 to 14. What fails before the recovered VM runs is undone, or held for a person by policy."""
-    await set_state(job_id, JobState.RUNNING, None)
+    if await set_state(job_id, JobState.RUNNING, None) != JobState.RUNNING:
+        return JobState.REFUSED  # its start was reported as failed, and the target given back
     for step in STEPS:
         error = await do_step(job_id, step.name)
         if error is None or step.name in OBSERVING:

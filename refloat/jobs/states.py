@@ -23,12 +23,12 @@ AT_REST = frozenset({JobState.TEST_ACTIVE, JobState.AWAITING_COMMIT, JobState.BL
 def finish_job(run: Run, state: JobState, error: RefloatError | None) -> JobState:
     """Enters a state, once: a repetition after a restart changes nothing.
 
-    Returns the state in which the job is now: still running where it was to come to rest, but the abort
-    was asked for.
+    Returns the state in which the job is now. It is another one where the job was to come to rest, but the
+    abort was asked for: it still runs; and where it was to run, but the hub has refused it meanwhile.
     """
     before = run.store.job(run.job).state
-    if before is state:
-        return state
+    if before is state or (before, state) == (JobState.REFUSED, JobState.RUNNING):
+        return before
     if not may(before, state):
         raise Failed(f"job {run.job} cannot go from {before} to {state}", code="illegal_transition")
     if state in RELEASES:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from refloat.config import Config
 from refloat.errors import Busy, NotFound, Refused
 from refloat.estate import Estate
 from refloat.failover import RUNS_LIVE
 from refloat.hub import Hub
+from refloat.jobs import engine as engine_module
 from refloat.model import JobState, Mode, OperatorDecision, PowerState, SyncPoint, TargetState
 from refloat.platforms import Platforms
 from tests.unit.fakes import POINT, World, make_world
@@ -103,6 +105,87 @@ def started(hub: Hub, world: World) -> str:
 def decisions(hub: Hub, job: str) -> list[str]:
     known = hub.store.load(job, "decisions", tuple[OperatorDecision, ...]) or ()
     return [decision.what for decision in known]
+
+
+# ---------------------------------------------------------------- a start that fails
+
+
+def fail_start(hub: Hub, monkeypatch: pytest.MonkeyPatch, first: Callable[[str], object]) -> None:
+    """The engine's answer to the next start is an error, after `first` was done."""
+    real = hub.engine.start
+
+    def start(job: str) -> None:
+        monkeypatch.setattr(hub.engine, "start", real)
+        first(job)
+        raise TimeoutError("the database is locked")
+
+    monkeypatch.setattr(hub.engine, "start", start)
+
+
+def test_a_job_that_cannot_be_started_is_refused_and_its_target_free(
+    hub: Hub, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_start(hub, monkeypatch, first=lambda job: None)
+    with pytest.raises(Refused, match="the database is locked") as caught:
+        hub.start_failover("web", Mode.PLANNED)
+    assert caught.value.code == "not_started" and caught.value.hint
+    (job,) = hub.jobs()
+    assert job.state is JobState.REFUSED and job.finished
+    assert job.error is not None and job.error["code"] == "not_started"
+    target = hub.target("web")
+    assert (target.holder, target.state) == ("", TargetState.READY) and "locked" in target.message
+    # A start that was only slow comes too late: it finds the job refused, and touches nothing.
+    hub.engine.start(job.id)
+    again = started(hub, world)
+    reach(hub, again, JobState.AWAITING_COMMIT)
+    assert hub.job(job.id).state is JobState.REFUSED and hub.steps(job.id) == []
+    assert "cannot go on" not in caplog.text
+
+
+def test_a_job_that_did_start_goes_on_whatever_its_start_said(
+    hub: Hub, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = hub.engine.start
+
+    def really(job: str) -> None:
+        world.destination.hear = lambda: world.good_report(job)
+        real(job)
+        wait_for_step(hub, job, "preflight")
+
+    fail_start(hub, monkeypatch, first=really)
+    job = hub.start_failover("web", Mode.PLANNED)
+    assert job.state is not JobState.REFUSED and hub.target("web").holder == job.id
+    reach(hub, job.id, JobState.AWAITING_COMMIT)
+
+
+def test_a_job_that_can_neither_start_nor_be_refused_starts_when_it_can(
+    hub: Hub, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk under both databases, for a while."""
+    monkeypatch.setattr("refloat.jobs.engine.ASK_AGAIN", 0.05)
+    real_state, troubles = hub.store.set_state, [1] * 3
+
+    def set_state(*args: Any, **kwargs: Any) -> bool:
+        if troubles:
+            troubles.pop()
+            raise OperationalError("UPDATE jobs", {}, OSError("database or disk is full"))
+        return real_state(*args, **kwargs)
+
+    real_start, failures = engine_module._start, [1] * 3
+
+    async def start(job: str) -> None:
+        if failures:
+            failures.pop()
+            raise OSError("no space left on device")
+        await real_start(job)
+
+    monkeypatch.setattr(hub.store, "set_state", set_state)
+    monkeypatch.setattr(engine_module, "_start", start)
+    job = hub.start_failover("web", Mode.PLANNED)
+    world.destination.hear = lambda: world.good_report(job.id)
+    assert job.state is JobState.QUEUED and hub.target("web").holder == job.id
+    reach(hub, job.id, JobState.AWAITING_COMMIT)
+    assert not failures and not troubles
 
 
 # ---------------------------------------------------------------- abort
