@@ -27,6 +27,7 @@ def main() -> None:
     destination = Platforms(load_estate(lab.estate), lab.hub_data / "bench").destination("lab-recovery")
     with api(lab) as client:
         wait_for_banner(destination, lab.source_vm, SOURCE_ADDRESS)
+        _sync(client)
         job = (
             client.post(f"/targets/{TARGET}/failover", json={"mode": "planned"})
             .raise_for_status()
@@ -54,6 +55,16 @@ def _wait(client: Any, job: str, state: str) -> dict[str, Any]:
             return facts
         if time.monotonic() > deadline or facts["state"] in ("refused", "blocked", "committed"):
             raise SystemExit(f"job {job} is {facts['state']}: {facts.get('error')}")
+        time.sleep(0.5)
+
+
+def _sync(client: Any) -> None:
+    """A failover follows upon the last scheduled sync: the hub knows its controller."""
+    client.post(f"/targets/{TARGET}/sync").raise_for_status()
+    deadline = time.monotonic() + 900
+    while client.get(f"/targets/{TARGET}").raise_for_status().json()["holder"]:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"target {TARGET} is still busy")
         time.sleep(0.5)
 
 

@@ -261,6 +261,7 @@ def load_estate(file: Path) -> Estate:
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise _bad(file, f"{where}: {first['msg']}", "see docs/estate.md for the form")
     _check_references(file, estate)
+    _check_nothing_is_shared(file, estate)
     return estate
 
 
@@ -290,6 +291,31 @@ def _check_references(file: Path, estate: Estate) -> None:
                 raise _bad(
                     file, f"mappings: network {used!r} is not declared", f"declared: {', '.join(networks)}"
                 )
+
+
+def _check_nothing_is_shared(file: Path, estate: Estate) -> None:
+    """One target per source VM, and one controller per target: the changed-block tracking of two targets and
+    the failovers of one VM would each undo what the other relies on. Sites are told apart by their URI."""
+    sources: dict[tuple[str, str], str] = {}
+    controllers: dict[tuple[str, str], str] = {}
+    for name in estate.targets:
+        target = estate.target(name)
+        source = (estate.sites[target.source_site].uri, target.source_vm)
+        controller = (estate.sites[target.site].uri, target.controller_vm)
+        other = sources.setdefault(source, name)
+        if other != name:
+            raise _bad(
+                file,
+                f"targets.{name}.protected: VM {target.source_vm} is already protected by target {other}",
+                "keep one of the two: a VM has one replica",
+            )
+        other = controllers.setdefault(controller, name)
+        if other != name:
+            raise _bad(
+                file,
+                f"targets.{name}.controller.vm: {target.controller_vm} is already the controller of {other}",
+                "give each target a controller of its own: it becomes the recovered VM",
+            )
 
 
 def _bad(file: Path, message: str, hint: str) -> Refused:

@@ -38,7 +38,6 @@ from refloat.promote import (
     stop_vm,
 )
 from refloat.run import Run
-from refloat.store.store import Store
 from refloat.validate import await_report, validate
 
 Action = Callable[[Run], None]
@@ -83,6 +82,9 @@ STEPS = (
     Step("validate", validate, nothing_to_undo("it only watches")),
     Step("await-report", await_report, nothing_to_undo("it only listens")),
 )
+
+# From the mark of this step on the recovered VM may have run: a rollback then discards what it wrote.
+RUNS_LIVE = "start-vm"
 
 # Steps that never start a rollback by themselves: the job reaches the operator with what was found.
 OBSERVING = frozenset({"validate", "await-report"})
@@ -218,8 +220,3 @@ def _applies(invariant: Invariant, before: str) -> bool:
 
 def may(before: JobState, after: JobState) -> bool:
     return (before, after) in TRANSITIONS
-
-
-def has_run_live(store: Store, job: str) -> bool:
-    """True when the recovered VM may have run: a rollback then discards what it wrote."""
-    return any(step.step == "start-vm" for step in store.steps(job))

@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from refloat.clock import now
 from refloat.config import Config
 from refloat.errors import Busy, InvariantViolated, RefloatError, Refused
 from refloat.estate import Estate, load_estate
 from refloat.evidence import bundle
-from refloat.failover import COMMIT, check_invariants, has_run_live
+from refloat.failover import COMMIT, RUNS_LIVE, check_invariants
 from refloat.jobs.engine import Engine
 from refloat.jobs.steps import commit_begun
 from refloat.model import (
@@ -47,6 +49,7 @@ TOLD = {
     "resume-rollback": "rollback",
 }
 READY_FOR_FAILOVER = frozenset({TargetState.READY})
+ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
 SYNCABLE = frozenset({TargetState.PROVISIONING, TargetState.READY, TargetState.ERROR})
 
 
@@ -171,8 +174,32 @@ class Hub:
                 hint=f"look at `refloat target show {target}`",
             )
         job = self.store.create_job(target, mode, READY_FOR_FAILOVER)
-        self.engine.start(job.id)
+        try:
+            self.engine.start(job.id)
+        except Exception as error:
+            log.exception("job %s was not started", job.id)
+            return self._not_started(job, error)
         return job
+
+    def _not_started(self, job: Job, error: Exception) -> Job:
+        """Refuses the job and gives its target back. A start that was only slow finds it refused, and ends;
+        one that was faster goes on. Where not even that can be written, the job stays queued and is
+        started as soon as it can be."""
+        refused = Refused(
+            f"job {job.id} could not be started: {type(error).__name__}: {error}",
+            code="not_started",
+            hint="nothing was changed; see the hub's log, mend the cause, then start again",
+        )
+        try:
+            if self.store.set_state(
+                job.id, JobState.REFUSED, refused, release=TargetState.READY, before=JobState.QUEUED
+            ):
+                raise refused
+            return self.store.job(job.id)
+        except SQLAlchemyError:
+            log.exception("job %s stays queued", job.id)
+            self.engine.keep_starting(job.id)
+            return job
 
     def jobs(self) -> list[Job]:
         return self.store.jobs()
@@ -200,21 +227,21 @@ class Hub:
 
     def rollback(self, job_id: str, by: str, discard_writes: bool, reason: str = "") -> Job:
         """Back to replication. What the recovered VM wrote is discarded: that must be acknowledged."""
-        states: tuple[JobState, ...] = (JobState.AWAITING_COMMIT, JobState.TEST_ACTIVE)
         with self._deciding:
-            if not commit_begun(self.store, job_id):
-                states = (*states, JobState.BLOCKED)
-            self._require(job_id, states, "rollback")
+            self._require(job_id, self._ends_by_rollback(job_id), "rollback")
             self._acknowledged(job_id, discard_writes)
             return self._decide(job_id, "rollback", by, reason)
 
     def abort(self, job_id: str, by: str, discard_writes: bool = False, reason: str = "") -> Job:
-        """Ends a job that is under way: its steps are undone."""
-        job = self._require(job_id, (JobState.QUEUED, JobState.RUNNING), "abort")
-        if has_run_live(self.store, job_id):
-            self._acknowledged(job_id, discard_writes)
-        self._record(job_id, "abort", by, reason)
-        self.store.request_abort(job.id)
+        """Ends a job that is under way: its steps are undone. An abort that is accepted is never lost; one
+        that comes too late is refused, and says what to do instead."""
+        with self._deciding:
+            # The job goes on meanwhile: that it may still be aborted is part of asking, not a look before.
+            unless_begun = "" if discard_writes else RUNS_LIVE
+            if not self.store.request_abort(job_id, ABORTABLE, unless_begun):
+                self._require(job_id, ABORTABLE, "abort")
+                self._acknowledged(job_id, discard_writes)
+            self._record(job_id, "abort", by, reason)
         return self.store.job(job_id)
 
     def resume(self, job_id: str, by: str, reason: str = "") -> Job:
@@ -254,14 +281,19 @@ class Hub:
             synchronise=lambda cancelled: self.synchronise(job.target, cancelled),
         )
 
+    def _ends_by_rollback(self, job_id: str) -> tuple[JobState, ...]:
+        states = (JobState.AWAITING_COMMIT, JobState.TEST_ACTIVE)
+        return states if commit_begun(self.store, job_id) else (*states, JobState.BLOCKED)
+
     def _require(self, job_id: str, states: JobState | tuple[JobState, ...], what: str) -> Job:
         job = self.store.job(job_id)
         wanted = states if isinstance(states, tuple) else (states,)
         if job.state not in wanted:
+            hint = f"{what} is possible while a job is {' or '.join(wanted)}"
+            if what == "abort" and job.state in self._ends_by_rollback(job_id):
+                hint = f"it is too late for that: use `refloat job rollback {job_id}`"
             raise Busy(
-                f"job {job_id} is {job.state}: {what} is not possible",
-                code="illegal_state",
-                hint=f"{what} is possible while a job is {' or '.join(wanted)}",
+                f"job {job_id} is {job.state}: {what} is not possible", code="illegal_state", hint=hint
             )
         return job
 

@@ -79,13 +79,21 @@ class JobOut(_Record):
     error: dict[str, Any] | None = Field(description="Why it was refused, rolled back or blocked")
 
 
+class AttemptOut(_Record):
+    number: int
+    started: str
+    finished: str = Field(description="Empty while it is under way, and for ever if it was interrupted")
+    error: dict[str, Any] | None
+
+
 class StepOut(_Record):
     step: str
     phase: str = Field(description="do, undo or commit")
     started: str
     finished: str = Field(description="Empty while the step is under way")
     attempts: int
-    error: dict[str, Any] | None
+    error: dict[str, Any] | None = Field(description="Of the last attempt")
+    history: list[AttemptOut] = Field(description="Every attempt, the last one included")
 
 
 class ProofOut(_Record):

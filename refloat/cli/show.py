@@ -33,7 +33,7 @@ def print_job(job: dict[str, Any]) -> None:
         for reason in job["decision"]["reasons"]:
             say(f"  - {reason}")
     say()
-    rows = [_step_row(step) for step in job["steps"]]
+    rows = [row for step in job["steps"] for row in (_step_row(step), *_earlier_rows(step))]
     table(("STEP", "PHASE", "STARTED", "TOOK", "RESULT"), rows, "no steps yet")
     say()
     _print_end(job)
@@ -61,10 +61,25 @@ def _print_end(job: dict[str, Any]) -> None:
 
 
 def _step_row(step: dict[str, Any]) -> tuple[str, ...]:
-    took = span(max(seconds_between(step["started"], step["finished"]), 0)) if step["finished"] else ""
     result = "failed" if step["error"] else "done" if step["finished"] else "under way"
     if step["attempts"] > 1:
         result += f", {step['attempts']} attempts"
-    if step["error"]:
-        result += f": {step['error'].get('message', '')}"
-    return step["step"], step["phase"], step["started"][11:19], took, result
+    return step["step"], step["phase"], step["started"][11:19], _took(step), _with_message(result, step)
+
+
+def _earlier_rows(step: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The attempts before the last one, whose outcome is the step's."""
+    rows: list[tuple[str, ...]] = []
+    for attempt in step.get("history", [])[:-1]:
+        result = _with_message("failed" if attempt["finished"] else "interrupted", attempt)
+        place = f"  attempt {attempt['number']}"
+        rows.append((place, step["phase"], attempt["started"][11:19], _took(attempt), result))
+    return rows
+
+
+def _took(part: dict[str, Any]) -> str:
+    return span(max(seconds_between(part["started"], part["finished"]), 0)) if part["finished"] else ""
+
+
+def _with_message(result: str, part: dict[str, Any]) -> str:
+    return f"{result}: {part['error'].get('message', '')}" if part["error"] else result

@@ -82,7 +82,8 @@ class Destination(Protocol):
         ...
 
     def free_bytes(self, vm: str) -> int:
-        """What the storage of this VM's disks can still take."""
+        """What the storage of this VM's disks can still take. Preflight asks it of a controller: Refused
+        where the first disk could not be parked and come back."""
         ...
 
     def reach(self, vm: str, address: str, port: int) -> tuple[str, int]:

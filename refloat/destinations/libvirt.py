@@ -91,7 +91,8 @@ class LibvirtDestination:
 
     def set_disks(self, vm: str, disks: Sequence[AttachedDisk]) -> None:
         """Refused for a volume that does not exist or whose format neither the definition nor its
-        name's suffix says: guessing it from the content would let a guest choose it."""
+        name's suffix says: guessing it from the content would let a guest choose it. Refused, too, where
+        a disk that is left out could therefore not come back."""
         self._domains.change(vm, lambda spec: replace(spec, disks=self._disk_specs(spec, disks)))
 
     def set_nics(self, vm: str, nics: Sequence[AttachedNic]) -> None:
@@ -119,6 +120,9 @@ class LibvirtDestination:
         ):
             if len(set(values)) != len(values):
                 raise Refused(f"two disks of VM {spec.name} have the same {name}", code="duplicate_disk")
+        for disk in spec.disks:
+            if disk.volume not in {kept.volume for kept in disks}:
+                _require_parkable(spec.name, disk)
         formats = {disk.volume: disk.format for disk in spec.disks}
         return tuple(self.disk_spec(disk, formats.get(disk.volume, "")) for disk in disks)
 
@@ -130,7 +134,7 @@ class LibvirtDestination:
                 hint="a guest reads no more of a virtio disk's serial",
             )
         self._volumes.get(disk.volume)
-        format_ = known_format or _FORMATS.get(posixpath.splitext(disk.volume)[1], "")
+        format_ = known_format or _named_format(disk.volume)
         if not format_:
             raise Refused(
                 f"the format of volume {disk.volume} is not known",
@@ -171,6 +175,7 @@ class LibvirtDestination:
         disks = self._domains.spec(self._domains.lookup(vm)).disks
         if not disks:
             raise Refused(f"VM {vm} has no disk", code="no_such_disk")
+        _require_parkable(vm, disks[0])
         return self._volumes.free_bytes(disks[0].volume)
 
     # ------------------------------------------------------------ the guest from outside
@@ -286,6 +291,21 @@ def usable_domain_type(connection: libvirt.virConnect) -> DomainType:
         )
     names |= {feature.get("name") for feature in ET.fromstring(expanded).findall("feature")}
     return DomainType.KVM if names & {"vmx", "svm"} else DomainType.QEMU
+
+
+def _named_format(volume: str) -> str:
+    return _FORMATS.get(posixpath.splitext(volume)[1], "")
+
+
+def _require_parkable(vm: str, disk: DiskSpec) -> None:
+    """A parked disk leaves the definition: only its volume's name then says how to attach it again."""
+    if _named_format(disk.volume) != disk.format:
+        raise Refused(
+            f"disk {disk.serial} of VM {vm} is {disk.format or 'of no stated format'}, and the name of its "
+            f"volume {disk.volume} does not say so: it could not come back after a failover",
+            code="unknown_format",
+            hint="let the volume's name end in .qcow2, or in .raw or .img, as its format is",
+        )
 
 
 def _with_firmware(spec: DomainSpec, firmware: Firmware) -> DomainSpec:

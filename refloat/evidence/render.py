@@ -91,7 +91,8 @@ def _phases(steps: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]
 
 
 def timeline(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The steps with `seconds` (None while open) and the bar's `left` and `width` in per cent."""
+    """The steps with `seconds` (None while open) and the bar's `left` and `width` in per cent; `earlier` are
+    the attempts before the last one, each with its own `seconds`."""
     starts = [_seconds(step["started"]) for step in steps]
     ends = [_seconds(step["finished"]) if step["finished"] else None for step in steps]
     if not starts:
@@ -104,8 +105,18 @@ def timeline(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         width = ((end if end is not None else last) - start) / whole * 100
         left = min((start - first) / whole * 100, 100 - _NARROWEST_BAR)
         bar = {"left": round(left, 2), "width": round(max(min(width, 100 - left), _NARROWEST_BAR), 2)}
-        shown.append({**step, **bar, "seconds": None if end is None else max(end - start, 0.0)})
+        shown.append({**step, **bar, "seconds": _took(step), "earlier": _earlier(step)})
     return shown
+
+
+def _earlier(step: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**attempt, "seconds": _took(attempt)} for attempt in step.get("history", [])[:-1]]
+
+
+def _took(part: dict[str, Any]) -> float | None:
+    if not part["finished"]:
+        return None
+    return max(_seconds(part["finished"]) - _seconds(part["started"]), 0.0)
 
 
 def _total(bundle: dict[str, Any]) -> float | None:

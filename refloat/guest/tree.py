@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -252,15 +252,25 @@ class Tree:
                 raise
 
     def make_directory(self, real: str, meta: Meta) -> None:
+        """Makes an empty directory as a whole: after a kill it is there with its mode, or not at all."""
         parent, name = os.path.split(real)
+        temporary = f".{name}.refloat-new"
         with self._writable_directory(parent, real) as directory:
-            os.mkdir(name, 0o700, dir_fd=directory)
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            _rmdir_if_there(directory, temporary)
             try:
-                _apply_meta(fd, meta)
-            finally:
-                os.close(fd)
-            os.fsync(directory)
+                os.mkdir(temporary, 0o700, dir_fd=directory)
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(temporary, flags, dir_fd=directory)
+                try:
+                    _apply_meta(fd, meta)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.fsync(directory)
+            except OSError:
+                _rmdir_if_there(directory, temporary)
+                raise
 
     def make_symlink(self, real: str, target: str, xattrs: tuple[tuple[str, bytes], ...] = ()) -> None:
         parent, name = os.path.split(real)
@@ -323,7 +333,10 @@ def _xattr_names(path: str) -> list[str]:
 
 
 def _unlink_if_there(directory: int, name: str) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        return
+
+
+def _rmdir_if_there(directory: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        os.rmdir(name, dir_fd=directory)

@@ -100,13 +100,22 @@ class Engine:
         DBOS.destroy()
 
     def start(self, job_id: str) -> None:
-        """Idempotent: a job that was started is not started again."""
+        """Idempotent: a job that was started is not started again. One whose start raised an error may
+        start all the same, later."""
+        self._call(_start(job_id))
+
+    def keep_starting(self, job_id: str) -> None:
+        """Returns at once; the start is tried again until it succeeds."""
 
         async def act() -> None:
-            with SetWorkflowID(job_id):
-                await DBOS.start_workflow_async(failover_job, job_id)
+            while True:
+                try:
+                    return await _start(job_id)
+                except Exception:
+                    log.exception("job %s cannot be started; tried again in %.0f s", job_id, ASK_AGAIN)
+                    await asyncio.sleep(ASK_AGAIN)
 
-        self._call(act())
+        asyncio.run_coroutine_threadsafe(act(), self._loop)
 
     def tell(self, job_id: str, decision: str, nonce: str) -> None:
         """The operator's word to a waiting job: "commit" or "rollback"; heard once per nonce."""
@@ -114,6 +123,11 @@ class Engine:
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
+
+
+async def _start(job_id: str) -> None:
+    with SetWorkflowID(job_id):
+        await DBOS.start_workflow_async(failover_job, job_id)
 
 
 async def _cancel_all() -> None:
@@ -154,7 +168,8 @@ async def failover_job(job_id: str) -> str:
 @DBOS.workflow(max_recovery_attempts=None)
 async def go_forward(job_id: str) -> str:
     """Steps 1 to 14. What fails before the recovered VM runs is undone, or held for a person by policy."""
-    await set_state(job_id, JobState.RUNNING, None)
+    if await set_state(job_id, JobState.RUNNING, None) != JobState.RUNNING:
+        return JobState.REFUSED  # its start was reported as failed, and the target given back
     for step in STEPS:
         error = await do_step(job_id, step.name)
         if error is None or step.name in OBSERVING:
@@ -162,12 +177,14 @@ async def go_forward(job_id: str) -> str:
         if step.name == STEPS[0].name:
             return await set_state(job_id, JobState.REFUSED, error)
         aborted = error["code"] == Aborted.default_code
-        if not aborted and await policy_on_failure(job_id) == OnFailure.HOLD:
-            return await set_state(job_id, JobState.BLOCKED, error)
+        held = not aborted and await policy_on_failure(job_id) == OnFailure.HOLD
+        if held and await set_state(job_id, JobState.BLOCKED, error) == JobState.BLOCKED:
+            return JobState.BLOCKED
         return await go_back(job_id, error)
     if await was_aborted(job_id):
         return await go_back(job_id, None)
-    return await set_outcome(job_id)
+    state = await set_outcome(job_id)
+    return await go_back(job_id, None) if state == JobState.RUNNING else state
 
 
 async def go_back(job_id: str, error: dict[str, Any] | None) -> JobState:
@@ -225,11 +242,13 @@ async def commit_step(job_id: str, name: str) -> dict[str, Any] | None:
 
 @DBOS.step()
 async def set_state(job_id: str, state: str, error: dict[str, Any] | None) -> str:
-    def act() -> None:
-        finish_job(_run_of(job_id), JobState(state), RefloatError.from_dict(error) if error else None)
+    """The state in which the job is now: see finish_job."""
 
-    await _patiently(act)
-    return state
+    def act() -> JobState:
+        cause = RefloatError.from_dict(error) if error else None
+        return finish_job(_run_of(job_id), JobState(state), cause)
+
+    return await _patiently(act)
 
 
 @DBOS.step()

@@ -1,7 +1,7 @@
 """The cache of built images: entries are directories named by what made them, complete or absent.
 
 An entry appears by one rename, so a reader never sees half of it, and nothing depends on it being
-there: whoever needs an entry says how it is built.
+there: whoever needs an entry says how it is built. No VM's disk is backed by one: labs copy.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 Progress = Callable[[str], None]
+
+# An entry's time stamp says when it was last asked for. Other checkouts' recipes may share the cache, so
+# an entry that the present recipes do not name is not superfluous for that.
+UNUSED = 30 * 24 * 3600.0  # seconds
 
 _PART = ".part"
 
@@ -56,11 +61,11 @@ def entry(name: str, key: str, build: Callable[[Path], None], root: Path | None 
     """
     where = root or cache_root()
     wanted = where / f"{name}-{key}"
-    if wanted.is_dir():
+    if _is_there(wanted):
         return wanted
     where.mkdir(parents=True, exist_ok=True)
     with _exclusive(where / f".{name}.lock"):
-        if wanted.is_dir():
+        if _is_there(wanted):
             return wanted
         _drop_leftovers(where, name)
         # A name of its own: what survives of a killed build must not write into this one.
@@ -74,27 +79,32 @@ def entry(name: str, key: str, build: Callable[[Path], None], root: Path | None 
     return wanted
 
 
-def prune(name: str, keep: str, root: Path | None = None) -> None:
-    """Removes the entries of `name` that were made by other recipes than `keep`.
+def prune(unused: float = UNUSED, root: Path | None = None) -> None:
+    """Removes the entries that nobody asked for in the last `unused` seconds, whatever made them.
 
-    Never done while building: a lab made from an older entry may still use it.
+    So images that a change of the recipes superseded go, and none that somebody is copying.
     """
     where = root or cache_root()
     if not where.is_dir():
         return
-    with _exclusive(where / f".{name}.lock"):
-        _drop_leftovers(where, name)
-        for path in _entries(where, name):
-            if path.name != f"{name}-{keep}":
+    limit = time.time() - unused
+    for path in where.iterdir():
+        with suppress(FileNotFoundError):  # another's prune came first
+            if path.is_dir() and path.stat().st_mtime < limit:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _drop_leftovers(where: Path, name: str) -> None:
-    for path in _entries(where, name, r"\.\w+" + re.escape(_PART)):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _entries(where: Path, name: str, suffix: str = "") -> list[Path]:
-    """Entries of exactly this name: source-packages-KEY is none of source's."""
-    pattern = re.compile(rf"{re.escape(name)}-\w{{12}}{suffix}")
-    return [path for path in where.iterdir() if path.is_dir() and pattern.fullmatch(path.name)]
+    """Parts of exactly this name: source-packages-KEY is none of source's."""
+    pattern = re.compile(rf"{re.escape(name)}-\w{{12}}\.\w+{re.escape(_PART)}")
+    for path in where.iterdir():
+        if path.is_dir() and pattern.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)

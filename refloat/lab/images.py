@@ -19,7 +19,7 @@ from pathlib import Path
 from refloat.command import CommandFailed, run
 from refloat.errors import Failed, Refused
 from refloat.lab import recipes
-from refloat.lab.cache import Progress, content_key, entry
+from refloat.lab.cache import Progress, content_key, entry, prune
 from refloat.lab.recipes import Recipe
 
 # Raise it when this file changes what the images contain: it is part of every key.
@@ -56,11 +56,16 @@ class InjectedFile:
 
 
 def both_images(progress: Progress) -> tuple[SourceImages, Path]:
-    """The source's images and the controller's, built side by side: each keeps one core busy."""
+    """The source's images and the controller's, built side by side: each keeps one core busy.
+
+    Images that have not been used for weeks are removed then: an update of Refloat brings new ones.
+    """
     with ThreadPoolExecutor(max_workers=2) as pool:
         source = pool.submit(source_image, progress)
         controller = pool.submit(controller_image, progress)
-        return source.result(), controller.result()
+        both = source.result(), controller.result()
+    prune()
+    return both
 
 
 def source_image(progress: Progress) -> SourceImages:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, create_engine, event, or_, select, update
+from sqlalchemy import Update, and_, create_engine, event, or_, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from refloat.clock import now
 from refloat.codec import decode, encode
 from refloat.errors import Busy, NotFound, RefloatError, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
-from refloat.store.tables import EventRow, JobRow, RecordRow, StepRow, TargetRow
+from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, TargetRow
 
 T = TypeVar("T")
 ANY = frozenset(TargetState)
@@ -51,13 +51,26 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One attempt at a step. Without `finished` it is under way, or was interrupted if another follows."""
+
+    number: int
+    started: str
+    finished: str
+    error: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class StepRecord:
+    """A step in one phase: begun with its first attempt, its outcome is the last one's."""
+
     step: str
     phase: str
     started: str
     finished: str
     attempts: int
     error: dict[str, Any] | None
+    history: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,25 +187,51 @@ class Store:
         state: JobState,
         error: RefloatError | None = None,
         release: TargetState | None = None,
-    ) -> None:
+        before: JobState | None = None,
+        unless_aborted: bool = False,
+    ) -> bool:
         """Writes the state as it is told: failover.py decides which transitions are legal.
 
-        `release`: the job gives its target back in the same transaction, in this state.
+        `release`: the job gives its target back in the same transaction, in this state. `before`: only
+        from this state; `unless_aborted`: only while the abort is not asked for. Returns False, with
+        nothing changed, where that was not so.
         """
+        values: dict[str, Any] = {"state": state}
+        if error is not None:
+            values["error"] = error.to_dict()
+        if state in (JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK):
+            values["finished"] = now()
+        entered = update(JobRow).where(JobRow.id == job_id).values(**values)
+        if before is not None:
+            entered = entered.where(JobRow.state == before)
+        if unless_aborted:
+            entered = entered.where(JobRow.abort_requested.is_(False))
         with self._session() as session:
+            changed = _changed(session, entered)
             row = _known(session.get(JobRow, job_id), "job", job_id)
-            row.state = state
-            if error is not None:
-                row.error = error.to_dict()
-            if state in (JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK):
-                row.finished = now()
+            if not changed:
+                return False
             session.add(EventRow(job=job_id, at=now(), kind="state", data={"state": str(state)}))
             if release is not None:
                 _release(session, row.target, job_id, release, error.message if error else "")
+            return True
 
-    def request_abort(self, job_id: str) -> None:
+    def request_abort(
+        self, job_id: str, allowed: Collection[JobState] = frozenset(JobState), unless_begun: str = ""
+    ) -> bool:
+        """Asks the job to end, in one statement: only in these states, and (`unless_begun`) only while
+        this step has no mark. So a step that looks for the abort after its mark never misses one that
+        was accepted without knowing of it. Returns False where that was not so."""
+        begun = select(AttemptRow.id).where(
+            AttemptRow.job == job_id, AttemptRow.step == unless_begun, AttemptRow.phase == "do"
+        )
+        asked = (
+            update(JobRow)
+            .where(JobRow.id == job_id, JobRow.state.in_(allowed), ~begun.exists())
+            .values(abort_requested=True)
+        )
         with self._session() as session:
-            _known(session.get(JobRow, job_id), "job", job_id).abort_requested = True
+            return _changed(session, asked)
 
     # ------------------------------------------------------------ records
 
@@ -211,27 +250,32 @@ class Store:
     def mark(self, job_id: str, step: str, phase: str) -> bool:
         """Says durably that the step is about to act. False when it has already finished."""
         with self._session() as session:
-            row = _step_row(session, job_id, step, phase)
-            if row is not None and row.finished and not row.error:
+            last = _last_attempt(session, job_id, step, phase)
+            if last is not None and last.finished and not last.error:
                 return False
-            if row is None:
-                session.add(StepRow(job=job_id, step=step, phase=phase, started=now()))
-            else:
-                row.attempts, row.finished, row.error = row.attempts + 1, "", None
+            number = last.number + 1 if last else 1
+            session.add(AttemptRow(job=job_id, step=step, phase=phase, number=number, started=now()))
             session.add(EventRow(job=job_id, at=now(), kind="step", data={"step": step, "phase": phase}))
             return True
 
     def finish(self, job_id: str, step: str, phase: str, error: RefloatError | None = None) -> None:
+        """Ends the attempt that the last `mark` began."""
         with self._session() as session:
-            row = _known(_step_row(session, job_id, step, phase), "step", step)
+            row = _known(_last_attempt(session, job_id, step, phase), "step", step)
             row.finished, row.error = now(), error.to_dict() if error else None
             data = {"step": step, "phase": phase, "error": row.error}
             session.add(EventRow(job=job_id, at=now(), kind="step_done", data=data))
 
     def steps(self, job_id: str) -> list[StepRecord]:
+        """In the order in which they were begun, each with every attempt at it."""
+        known: dict[tuple[str, str], list[Attempt]] = {}
         with self._session() as session:
-            rows = session.scalars(select(StepRow).where(StepRow.job == job_id).order_by(StepRow.id))
-            return [StepRecord(r.step, r.phase, r.started, r.finished, r.attempts, r.error) for r in rows]
+            for row in session.scalars(
+                select(AttemptRow).where(AttemptRow.job == job_id).order_by(AttemptRow.id)
+            ):
+                attempt = Attempt(row.number, row.started, row.finished, row.error)
+                known.setdefault((row.step, row.phase), []).append(attempt)
+        return [_step(step, phase, tuple(attempts)) for (step, phase), attempts in known.items()]
 
     # ------------------------------------------------------------ events
 
@@ -260,16 +304,20 @@ def _known(row: T | None, kind: str, name: str) -> T:
     return row
 
 
+def _changed(session: Session, statement: Update) -> bool:
+    return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
+
+
 def _claim(
     session: Session, name: str, holder: str, state: TargetState, allowed: Collection[TargetState]
 ) -> None:
     free = and_(TargetRow.holder == "", TargetRow.state.in_(allowed))
-    taken = session.execute(
+    taken = (
         update(TargetRow)
         .where(TargetRow.name == name, or_(free, TargetRow.holder == holder))
         .values(holder=holder, state=state, message="", progress=None)
     )
-    if taken.rowcount:  # type: ignore[attr-defined]
+    if _changed(session, taken):
         return
     row = _known(session.get(TargetRow, name), "target", name)
     if not row.holder:
@@ -293,10 +341,18 @@ def _release(session: Session, name: str, holder: str, state: TargetState, messa
     )
 
 
-def _step_row(session: Session, job_id: str, step: str, phase: str) -> StepRow | None:
+def _last_attempt(session: Session, job_id: str, step: str, phase: str) -> AttemptRow | None:
     return session.scalars(
-        select(StepRow).where(StepRow.job == job_id, StepRow.step == step, StepRow.phase == phase)
+        select(AttemptRow)
+        .where(AttemptRow.job == job_id, AttemptRow.step == step, AttemptRow.phase == phase)
+        .order_by(AttemptRow.number.desc())
+        .limit(1)
     ).one_or_none()
+
+
+def _step(step: str, phase: str, attempts: tuple[Attempt, ...]) -> StepRecord:
+    first, last = attempts[0], attempts[-1]
+    return StepRecord(step, phase, first.started, last.finished, last.number, last.error, attempts)
 
 
 def _target(row: TargetRow) -> TargetStatus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -44,19 +44,22 @@ class RecordRow(Base):
     data: Mapped[dict[str, Any]]
 
 
-class StepRow(Base):
-    """A mark is written before a step acts: a row without `finished` says that it may have acted."""
+class AttemptRow(Base):
+    """One attempt at one phase of a step. It is written before the step acts, so one without `finished` may
+    have acted; if a later attempt follows it, the hub died in it."""
 
-    __tablename__ = "job_steps"
+    __tablename__ = "job_attempts"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     step: Mapped[str]
     phase: Mapped[str]  # "do", "undo" or "commit"
+    number: Mapped[int]  # from 1
     started: Mapped[str]
     finished: Mapped[str] = mapped_column(default="")
-    attempts: Mapped[int] = mapped_column(default=1)
     error: Mapped[dict[str, Any] | None]
+
+    __table_args__ = (UniqueConstraint("job", "step", "phase", "number", name="uq_job_attempts"),)
 
 
 class EventRow(Base):

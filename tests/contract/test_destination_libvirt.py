@@ -6,6 +6,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
@@ -16,7 +17,7 @@ from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_layers import Layers, layer_path
 from refloat.destinations.libvirt_live import is_closed, parse_disks, parse_nics
 from refloat.destinations.libvirt_volumes import VolumePool
-from refloat.destinations.libvirt_xml import DomainType
+from refloat.destinations.libvirt_xml import DiskSpec, DomainType
 from refloat.errors import Refused, Unreachable
 from refloat.lab.source_domain import render_source
 from refloat.libvirt_connection import Connection
@@ -194,6 +195,29 @@ def test_without_a_pool_name_the_volumes_tell(rig: LibvirtRig) -> None:
         there.delete_volume(rig.vm, "/etc/hostname")
     assert there.free_bytes(rig.vm) > 0
     assert rig.volumes() == {disk.volume for disk in rig.disks[1:]}
+
+
+@pytest.mark.parametrize("name", ["none", "wrong.img"])
+def test_a_controller_disk_that_could_not_come_back_is_refused_before_it_is_parked(
+    rig: LibvirtRig, name: str
+) -> None:
+    """A name that states no format, or another one: attached again as raw, a qcow2 disk would not boot."""
+    ctl, *replicas = rig.disks
+    named = rig.directory / f"{rig.vm}-{name}"
+    qemu_img("convert", "-q", "-O", "qcow2", ctl.volume, str(named))
+    disks = (DiskSpec("ctl", str(named), "qcow2"), *rig.spec.disks[1:])
+    rig.destination.create(replace(rig.spec, disks=disks))
+    before = rig.destination.hardware(rig.vm)
+    for refused in (
+        lambda: rig.destination.free_bytes(rig.vm),  # what preflight asks
+        lambda: rig.destination.set_disks(rig.vm, replicas),
+    ):
+        with pytest.raises(Refused, match=f"ctl of VM {rig.vm} is qcow2") as caught:
+            refused()
+        assert caught.value.code == "unknown_format" and str(named) in caught.value.message
+        assert caught.value.hint
+    assert rig.destination.hardware(rig.vm) == before
+    rig.destination.set_compute(rig.vm, 2, 96 << 20)  # it stays a VM like any other
 
 
 def test_the_variables_of_an_earlier_uefi_go_with_the_vm(rig: LibvirtRig) -> None:

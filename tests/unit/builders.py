@@ -36,7 +36,9 @@ from refloat.model import (
 )
 
 MAC = "00:50:56:aa:bb:cc"
-ROOT = GuestFilesystem("sda", 1, "ext4", "11111111-1111-1111-1111-111111111111", mountpoint="/")
+ROOT = GuestFilesystem("sda", 1, "ext4", "c0ffee00-1111-4222-8333-444455556666", mountpoint="/")
+DATA = GuestFilesystem("sdb", 1, "ext4", "da7ada7a-1111-4222-8333-444455556666", mountpoint="/srv/data")
+KERNEL = "6.1.0-28-amd64"
 
 SOURCE = SourceVM(
     name="web",
@@ -48,7 +50,7 @@ SOURCE = SourceVM(
     nics=(SourceNic(MAC, NicModel.VMXNET3, "user"),),
 )
 
-CONFIG = NicConfig("ens192", NicMethod.STATIC, ("10.20.30.40/24",), "10.20.30.2", ("10.20.30.3",))
+CONFIG = NicConfig("ens192", NicMethod.STATIC, ("10.20.30.40/24",), "10.20.30.2", ("10.20.30.3",), ("lab",))
 
 FACTS = GuestFacts(
     family="debian",
@@ -62,17 +64,26 @@ FACTS = GuestFacts(
     initramfs_tool="initramfs-tools",
     network_stack="ifupdown",
     root=ROOT,
-    filesystems=(ROOT,),
-    kernels=(GuestKernel("6.1.0-1-amd64", "/boot/initrd.img-6.1.0-1-amd64", ("virtio_blk",)),),
+    filesystems=(ROOT, DATA),
+    kernels=(GuestKernel(KERNEL, f"/boot/initrd.img-{KERNEL}", ("virtio_blk", "virtio_net")),),
     nics=(CONFIG,),
-    unstable_names=("/etc/fstab:1 /dev/sda1",),
+    unstable_names=("/etc/fstab:1 /dev/sda1", "/etc/fstab:2 /dev/sdb1"),
+)
+
+DECISION = Decision(
+    Action.ADAPT,
+    (
+        f"initramfs of kernel {KERNEL} lacks virtio_blk, virtio_net",
+        "disks move from pvscsi to virtio-blk",
+        "/etc/fstab:1 /dev/sda1 changes with the disk bus",
+    ),
 )
 
 PLAN = Plan(
     job="web-1",
     mode=Mode.PLANNED,
     target="web",
-    decision=Decision(Action.ADAPT, ("the initramfs lacks virtio_blk",)),
+    decision=DECISION,
     source=SOURCE,
     facts=FACTS,
     disks=(PlannedDisk("sda", "sda", "rf-sda", 2 << 30), PlannedDisk("sdb", "sdb", "rf-sdb", 1 << 28)),
@@ -105,7 +116,7 @@ REPORT = GuestReport(
     uptime=61.0,
     received="2026-01-01T00:00:00+00:00",
     root_device="/dev/vda1",
-    kernel="6.1.0-1-amd64",
+    kernel=KERNEL,
     system_state="running",
     mounts=(MountReport("/", True, "/dev/vda1"), MountReport("/srv/data", True, "/dev/vdb1")),
     nics=(NicReport(MAC, "enp1s0", True, ("10.20.30.40/24",), "virtio_net"),),
@@ -116,4 +127,18 @@ REPORT = GuestReport(
     cleaned=True,
 )
 
-__all__ = ["CONFIG", "FACTS", "FINDINGS", "MAC", "PLAN", "PROMOTED", "REPORT", "ROOT", "SOURCE", "replace"]
+__all__ = [
+    "CONFIG",
+    "DATA",
+    "DECISION",
+    "FACTS",
+    "FINDINGS",
+    "KERNEL",
+    "MAC",
+    "PLAN",
+    "PROMOTED",
+    "REPORT",
+    "ROOT",
+    "SOURCE",
+    "replace",
+]

@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from refloat.controller.client import ControllerClient
 from refloat.destinations.base import Channel, Destination
-from refloat.errors import Failed
+from refloat.errors import Failed, RefloatError, Refused
+from refloat.guest.inspect import inspect
 from refloat.model import (
     Adaptation,
     AttachedDisk,
@@ -27,6 +28,7 @@ from refloat.model import (
     Mode,
     NicModel,
     Observation,
+    PlannedDisk,
     PowerState,
     Remediation,
     ReplicaDisk,
@@ -60,6 +62,7 @@ class FakeSource:
         self.power = PowerState.RUNNING
         self.starts = True
         self.obeys = True
+        self.changed: list[str] = []  # what was asked of it beyond reading
 
     def inventory(self, vm: str) -> Any:
         return SOURCE
@@ -68,20 +71,24 @@ class FakeSource:
         return self.power
 
     def shut_down(self, vm: str, deadline: float) -> bool:
+        self.changed.append("shut_down")
         if self.obeys:
             self.power = PowerState.OFF
         return self.obeys
 
     def power_off(self, vm: str) -> None:
+        self.changed.append("power_off")
         self.power = PowerState.OFF
 
     def power_on(self, vm: str) -> None:
+        self.changed.append("power_on")
         self.power = PowerState.RUNNING
 
     def autostart(self, vm: str) -> bool:
         return self.starts
 
     def set_autostart(self, vm: str, enabled: bool) -> None:
+        self.changed.append("set_autostart")
         self.starts = enabled
 
 
@@ -120,6 +127,7 @@ class FakeDestination:
     overlays: dict[str, str] = field(default_factory=dict)  # serial -> base
     deleted: list[str] = field(default_factory=list)
     free: int = 1 << 40
+    refusal: Refused | None = None  # of the VM's disks, when preflight asks
     fail: dict[str, int] = field(default_factory=dict)  # verb -> how often it fails
     calls: list[str] = field(default_factory=list)
     hear: Callable[[], list[bytes]] = list
@@ -208,6 +216,8 @@ class FakeDestination:
         self.deleted.append(volume)
 
     def free_bytes(self, vm: str) -> int:
+        if self.refusal:
+            raise self.refusal
         return self.free
 
     def reach(self, vm: str, address: str, port: int) -> tuple[str, int]:
@@ -232,11 +242,21 @@ class FakeController:
         self.adapted = 0
         self.facts = FACTS
         self.fail = ""
+        self.image: Path | None = None  # the content of the replica, where inspection is to be real
+        self.cannot_look: Failed | None = None
 
     def health(self) -> Any:
         return SimpleNamespace(merged_point=self.merged)
 
-    def inspect(self, *_: Any) -> Any:
+    def inspect(self, disks: Sequence[PlannedDisk], bus: DiskBus, nic: NicModel) -> Any:
+        """A refusal comes as it does over SSH."""
+        if self.image:
+            try:
+                return inspect({"sda": str(self.image)}, [disk.key for disk in disks], bus, nic)
+            except Refused as error:
+                raise RefloatError.from_dict(error.to_dict()) from None
+        if self.cannot_look:
+            raise self.cannot_look
         return self.facts
 
     def stop_exports(self) -> str:

@@ -117,6 +117,45 @@ def test_what_is_wrong_is_named_with_its_place(
     assert caught.value.hint
 
 
+def with_second_target(file: Path, **changes: object) -> Path:
+    """A second target beside the lab's, with a protected VM, a source site and a controller of its own."""
+    data = yaml.safe_load(file.read_text())
+    names: dict[str, object] = {"site": "other", "vm": "mail", "controller": "mail-controller", **changes}
+    data["sites"]["other"] = {"platform": "libvirt", "uri": "qemu+ssh://kvm2/system"}
+    data["sites"]["same"] = dict(data["sites"]["lab-source"])
+    data["protected"]["mail"] = {"site": names["site"], "vm": names["vm"]}
+    known = data["targets"]["lab-web"]
+    data["targets"]["mail"] = {
+        **known,
+        "protected": names.get("protected", "mail"),
+        "controller": {**known["controller"], "vm": names["controller"]},
+    }
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def test_targets_of_different_vms_are_an_estate(file: Path) -> None:
+    # The same name at another site is another VM.
+    estate = load_estate(with_second_target(file, vm="refloat-lab-source"))
+    assert list(estate.targets) == ["lab-web", "mail"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"protected": "lab-web"}, "VM refloat-lab-source is already protected by target lab-web"),
+        ({"site": "lab-source", "vm": "refloat-lab-source"}, "already protected by target lab-web"),
+        ({"site": "same", "vm": "refloat-lab-source"}, "already protected by target lab-web"),
+        ({"controller": "refloat-lab-controller"}, "is already the controller of lab-web"),
+    ],
+    ids=["one entry, two targets", "two entries", "two names of one site", "one controller"],
+)
+def test_two_targets_never_share_a_vm(file: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(Refused, match=words) as caught:
+        load_estate(with_second_target(file, **changes))
+    assert caught.value.code == "bad_estate" and caught.value.hint
+
+
 def test_a_missing_file_and_no_yaml_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="No such file"):
         load_estate(tmp_path / "none.yaml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refloat.failover import COMMIT, INVARIANTS, OBSERVING, STEPS, TRANSITIONS, may
+from refloat.failover import COMMIT, INVARIANTS, OBSERVING, RUNS_LIVE, STEPS, TRANSITIONS, may
 from refloat.model import JobState, Mode
 
 
@@ -25,6 +25,10 @@ def test_steps_are_those_of_the_design() -> None:
         "validate",
         "await-report",
     ]
+
+
+def test_nothing_before_the_start_runs_live() -> None:
+    assert [step.undo.__name__ for step in STEPS if step.name == RUNS_LIVE] == ["stop_vm"]
 
 
 def test_an_empty_undo_has_its_reason() -> None:

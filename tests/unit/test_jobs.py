@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from refloat.errors import Failed, RefloatError, Refused
+from refloat.failover import RUNS_LIVE, check_invariants
+from refloat.jobs import engine as engine_module
 from refloat.jobs.engine import Engine
+from refloat.jobs.states import finish_job
 from refloat.model import JobState, PowerState, TargetState, Verdict, Word
 from refloat.policy import AfterDeadline, OnFailure, Policy
+from refloat.run import Run
 from tests.unit.builders import FACTS, replace
 from tests.unit.fakes import World, make_world
 
@@ -102,22 +109,70 @@ def test_a_failed_adaptation_is_rolled_back(world: World, engine: Engine) -> Non
     assert "start" not in [step.step for step in world.store.steps(job)]
 
 
-def test_a_refusal_changes_nothing(world: World, engine: Engine) -> None:
+def two_systems(world: World) -> None:
     world.controller.facts = replace(FACTS, problems=("two systems are installed",))
-    job = started(world, engine)
-    reach(world, job, JobState.REFUSED)
-    assert world.destination.calls == []
-    assert world.source.power is PowerState.RUNNING and world.source.starts
-    assert world.store.target("web").holder == ""
 
 
-def test_a_full_storage_pool_is_refused_before_anything_happens(world: World, engine: Engine) -> None:
+def no_system(world: World) -> None:
+    """The replica holds something else than an installed system: the guest engine itself looks at it."""
+    world.controller.image = world.directory / "replica.raw"
+    world.controller.image.write_bytes(random.Random(1).randbytes(1 << 20))
+
+
+def boot_is_full(world: World) -> None:
+    full = "/boot has 3 MiB free, a new initramfs of kernel 6.1.0-1-amd64 needs 30 MiB"
+    world.controller.facts = replace(FACTS, problems=(full,))
+
+
+def pool_is_full(world: World) -> None:
     world.destination.free = 1 << 20
+
+
+def controller_is_full(world: World) -> None:
+    world.controller.cannot_look = Failed(
+        "the controller's own disk is full", code="no_space", hint="give it more room, then try again"
+    )
+
+
+def disk_cannot_come_back(world: World) -> None:
+    world.destination.refusal = Refused(
+        "disk rf-controller is qcow2, and its name does not say so", code="unknown_format", hint="rename it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("break_it", "code", "words"),
+    [
+        (two_systems, "guest_refused", "two systems are installed"),
+        (no_system, "guest_root_missing", "no Linux root filesystem was found on the guest's disks (sda"),
+        (boot_is_full, "guest_refused", "/boot has 3 MiB free"),
+        (pool_is_full, "no_space", "1 MiB are free for the disks of web-controller, overlays need 512 MiB"),
+        (controller_is_full, "no_space", "the controller's own disk is full"),
+        (disk_cannot_come_back, "unknown_format", "rf-controller is qcow2"),
+    ],
+)
+def test_a_refusal_in_preflight_changes_nothing(
+    world: World, engine: Engine, break_it: Callable[[World], None], code: str, words: str
+) -> None:
+    break_it(world)
     job = started(world, engine)
     reach(world, job, JobState.REFUSED)
-    error = world.store.job(job).error
-    assert error is not None and (error["kind"], error["code"]) == ("refused", "no_space")
-    assert world.destination.calls == [] and world.source.power is PowerState.RUNNING
+    known, target = world.store.job(job), world.store.target("web")
+    assert known.error is not None and known.finished
+    assert known.error["code"] == code and words in known.error["message"] and known.error["hint"]
+    assert [step.step for step in world.store.steps(job)] == ["preflight"]
+    assert world.destination.calls == [] and world.controller.adapted == 0
+    assert world.source.changed == [] and world.source.power is PowerState.RUNNING
+    assert (target.holder, target.state) == ("", TargetState.READY)
+    assert words in target.message, "the target says why, too"
+
+
+def test_what_was_refused_can_be_mended_and_started_again(world: World, engine: Engine) -> None:
+    pool_is_full(world)
+    job = started(world, engine)
+    reach(world, job, JobState.REFUSED)
+    world.destination.free = 1 << 40
+    reach(world, started(world, engine), JobState.AWAITING_COMMIT)
 
 
 def test_an_undo_that_fails_blocks_but_the_source_comes_back(world: World, engine: Engine) -> None:
@@ -200,6 +255,104 @@ def test_an_abort_rolls_back(world: World, engine: Engine) -> None:
     world.store.request_abort(job)
     reach(world, job, JobState.ROLLED_BACK)
     assert world.source.power is PowerState.RUNNING
+
+
+# ---------------------------------------------------------------- an abort between two steps of the engine
+
+ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
+
+
+def just_before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[], object]) -> None:
+    """`act` runs once, right before the first call of this function."""
+    real, once = getattr(owner, name), [act]
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if once:
+            once.pop()()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def test_an_abort_before_the_mark_of_the_start_keeps_the_vm_from_starting(
+    world: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, said = world.job(), []
+    just_before(
+        monkeypatch,
+        world.destination,
+        "set_firmware",
+        lambda: said.append(world.store.request_abort(job, ABORTABLE, RUNS_LIVE)),
+    )
+    engine.start(job)
+    reach(world, job, JobState.ROLLED_BACK)
+    assert said == [True]
+    assert world.destination.calls.count("start") == 1, "of the controller, never of the recovered VM"
+    error = world.store.job(job).error
+    assert error is not None and error["code"] == "aborted"
+
+
+@pytest.mark.parametrize("where", ["check_invariants", "start"], ids=["after its check", "while it starts"])
+def test_an_abort_that_meets_the_start_of_the_vm_is_acknowledged_or_not_taken(
+    world: World, engine: Engine, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """From the mark on the VM may run: what a rollback discards has to be acknowledged."""
+    job, said = world.job(), []
+
+    def ask() -> None:
+        said.append(world.store.request_abort(job, ABORTABLE, RUNS_LIVE))
+        said.append(world.store.request_abort(job, ABORTABLE))
+
+    def invariants(run: Run, before: str) -> None:
+        if before == RUNS_LIVE and where == "check_invariants":
+            ask()
+        check_invariants(run, before)
+
+    monkeypatch.setattr("refloat.jobs.steps.check_invariants", invariants)
+    if where == "start":
+        just_before(monkeypatch, world.destination, "start", ask)
+    engine.start(job)
+    reach(world, job, JobState.ROLLED_BACK)
+    assert said == [False, True]
+    assert world.source.power is PowerState.RUNNING and not world.destination.overlays
+
+
+def test_an_abort_in_the_last_moment_is_not_lost(
+    world: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last look for an abort, before the job waits for the operator."""
+    just_before(monkeypatch, engine_module, "settle", lambda: world.store.request_abort(job, ABORTABLE))
+    job = started(world, engine)
+    reach(world, job, JobState.ROLLED_BACK)
+    states = [event.data["state"] for event in world.store.events(job) if event.kind == "state"]
+    assert states == ["running", "rolling_back", "rolled_back"]
+
+
+def test_an_abort_after_the_last_moment_is_refused(world: World, engine: Engine) -> None:
+    job = started(world, engine)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    assert not world.store.request_abort(job, ABORTABLE)
+    assert not world.store.job(job).abort_requested
+
+
+def test_an_abort_beside_a_failure_rolls_back_where_the_policy_would_hold(
+    world: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the very entry into the state in which the job would wait."""
+    world.policy = Policy(on_failure=OnFailure.HOLD)
+    world.destination.fail = {"set_nics": 1}
+    job = world.job()
+
+    def entering(run: Run, state: JobState, error: RefloatError | None) -> JobState:
+        if state is JobState.BLOCKED:
+            world.store.request_abort(job, ABORTABLE)
+        return finish_job(run, state, error)
+
+    monkeypatch.setattr("refloat.jobs.engine.finish_job", entering)
+    engine.start(job)
+    reach(world, job, JobState.ROLLED_BACK)
+    error = world.store.job(job).error
+    assert error is not None and error["message"] == "set_nics went wrong"
 
 
 def test_jobs_go_on_after_the_engine_was_stopped_in_the_middle(world: World, tmp_path: Path) -> None:

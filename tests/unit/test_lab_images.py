@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import struct
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -77,12 +79,39 @@ def test_two_builders_at_once_build_once(tmp_path: Path) -> None:
     assert (found / "whole").exists()
 
 
-def test_prune_keeps_the_named_entry_and_other_names(tmp_path: Path) -> None:
-    for name, key in (("web", "a" * 12), ("web", "b" * 12), ("web-packages", "c" * 12)):
-        cache.entry(name, key, lambda directory: None, tmp_path)
-    cache.prune("web", "b" * 12, tmp_path)
+def test_prune_removes_what_nobody_asked_for_lately(tmp_path: Path) -> None:
+    for key in ("a" * 12, "b" * 12, "c" * 12):
+        _age(cache.entry("web", key, lambda directory: None, tmp_path), days=31)
+    (tmp_path / ("web-" + "d" * 12 + ".abc_1.part")).mkdir()
+    _age(cache.entry("web", "b" * 12, _never, tmp_path), days=29)
+    cache.entry("web", "c" * 12, _never, tmp_path)
+    cache.prune(root=tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
-    assert left == ["web-" + "b" * 12, "web-packages-" + "c" * 12]
+    assert left == ["web-" + "b" * 12, "web-" + "c" * 12, "web-" + "d" * 12 + ".abc_1.part"]
+    cache.prune(root=tmp_path / "absent")
+
+
+def test_images_that_a_new_recipe_superseded_go_once_both_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(images, "_build_system", lambda recipe, image, progress: image.touch())
+    monkeypatch.setattr(images, "_build_data", Path.touch)
+    old = cache.cache_root() / ("source-" + "0" * 12)
+    old.mkdir(parents=True)
+    _age(old, days=31)
+    source, controller = images.both_images(print)
+    assert source.system.exists() and source.data.exists() and controller.exists()
+    assert not old.exists()
+
+
+def _age(directory: Path, days: int) -> None:
+    stamp = time.time() - days * 24 * 3600
+    os.utime(directory, (stamp, stamp))
+
+
+def _never(directory: Path) -> None:
+    pytest.fail("it is there already")
 
 
 def test_image_key_changes_with_what_makes_the_image() -> None:

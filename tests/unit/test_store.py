@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import Engine
 
 from refloat.errors import Busy, Failed, NotFound, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
+from refloat.store.migrate import upgrade
 from refloat.store.store import Store
 from refloat.store.tables import Base
 
@@ -70,11 +75,27 @@ def test_a_mark_is_written_once_and_a_finished_step_is_not_done_again(store: Sto
     assert [(step.phase, step.attempts) for step in store.steps(job)] == [("do", 2), ("undo", 1)]
 
 
-def test_a_failed_step_may_be_tried_again(store: Store) -> None:
+def test_a_failed_step_may_be_tried_again_and_every_attempt_is_kept(store: Store, tmp_path: Path) -> None:
     job = store.create_job("web", Mode.PLANNED).id
+    store.mark(job, "preflight", "do")
     store.mark(job, "snapshot-disks", "undo")
-    store.finish(job, "snapshot-disks", "undo", Failed("no"))
+    store.finish(
+        job, "snapshot-disks", "undo", Failed("the pool is away", code="pool_inactive", hint="start it")
+    )
+    store.mark(job, "snapshot-disks", "undo")  # the hub is killed in this one
     assert store.mark(job, "snapshot-disks", "undo")
+    store.finish(job, "snapshot-disks", "undo")
+    store.finish(job, "preflight", "do")
+    again = Store.open(tmp_path / "refloat.sqlite")
+    preflight, undone = again.steps(job)
+    again.engine.dispose()
+    assert (preflight.step, preflight.attempts, len(preflight.history)) == ("preflight", 1, 1)
+    assert (undone.attempts, undone.error) == (3, None)
+    first, killed, last = undone.history
+    assert first.error is not None and first.error["hint"] == "start it" and first.finished
+    assert (killed.finished, killed.error) == ("", None)
+    assert last.finished == undone.finished and undone.started == first.started
+    assert [attempt.number for attempt in undone.history] == [1, 2, 3]
 
 
 def test_records_and_sync_points_come_back_as_they_were(store: Store) -> None:
@@ -96,3 +117,135 @@ def test_states_leave_events_and_an_end(store: Store) -> None:
     first = store.events(job)
     assert [event.data["state"] for event in first] == ["running", "refused"]
     assert [event.id for event in store.events(job, after=first[0].id)] == [first[1].id]
+
+
+def test_a_state_is_entered_only_from_the_one_that_is_named(store: Store) -> None:
+    job = store.create_job("web", Mode.PLANNED).id
+    store.set_state(job, JobState.RUNNING)
+    assert not store.set_state(
+        job, JobState.REFUSED, Failed("no"), release=TargetState.READY, before=JobState.QUEUED
+    )
+    known = store.job(job)
+    assert (known.state, known.error, known.finished) == (JobState.RUNNING, None, "")
+    assert store.target("web").holder == job and len(store.events(job)) == 1
+    with pytest.raises(NotFound):
+        store.set_state("x", JobState.REFUSED)
+
+
+def test_no_state_is_entered_over_an_abort(store: Store) -> None:
+    job = store.create_job("web", Mode.PLANNED).id
+    store.set_state(job, JobState.RUNNING, unless_aborted=True)
+    assert store.request_abort(job, (JobState.RUNNING,))
+    assert not store.set_state(job, JobState.AWAITING_COMMIT, unless_aborted=True)
+    assert store.set_state(job, JobState.ROLLING_BACK)
+    assert not store.request_abort(job, (JobState.RUNNING,)) and not store.request_abort("x")
+
+
+def test_an_abort_and_a_mark_never_miss_each_other(store: Store, tmp_path: Path) -> None:
+    """Whoever is first: an abort that did not know of the mark is seen by a look after the mark."""
+    second = Store.open(tmp_path / "refloat.sqlite")
+    for number in range(20):
+        job = store.create_job("web", Mode.PLANNED).id
+        start = threading.Barrier(2)
+        said: list[bool] = []
+
+        def ask(job: str = job, start: threading.Barrier = start, said: list[bool] = said) -> None:
+            start.wait()
+            said.append(second.request_abort(job, unless_begun="start-vm"))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        start.wait()
+        time.sleep(0.001 * (number % 5))
+        store.mark(job, "start-vm", "do")
+        seen = store.job(job).abort_requested
+        asking.join()
+        assert said == [seen]
+        store.release_target("web", job, TargetState.READY)
+    second.engine.dispose()
+
+
+# ---------------------------------------------------------------- migrations
+
+
+def first_release(file: Path) -> Engine:
+    """A store of the first schema: a failed job whose undo was tried again, and one without any event."""
+    engine = create_engine(f"sqlite:///{file}")
+    upgrade(engine, "0001")
+    error = '{"kind": "failed", "code": "sabotage", "message": "the pool is away", "hint": "start it"}'
+    with engine.begin() as connection:
+        insert = connection.exec_driver_sql
+        insert("INSERT INTO targets VALUES ('web', 'failover', 'web-1', '', NULL, NULL)")
+        for job in ("web-1", "web-0"):
+            row = (job, "web", "planned", "blocked", "t0", "", False, error)
+            insert("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        insert("INSERT INTO job_records VALUES ('web-1', 'mac', '{\"value\": \"x\"}')")
+        for step in (
+            ("web-1", "preflight", "do", "t1", "t2", 1, "null"),
+            ("web-1", "snapshot-disks", "do", "t3", "t8", 3, "null"),
+            ("web-1", "snapshot-disks", "undo", "t9", "", 1, None),
+            ("web-0", "preflight", "do", "t1", "t2", 2, error),
+        ):
+            insert(
+                "INSERT INTO job_steps (job, step, phase, started, finished, attempts, error)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                step,
+            )
+        place = '"step": "snapshot-disks", "phase": "do"'
+        for at, kind, data in (
+            ("t3", "step", f"{{{place}}}"),
+            ("t4", "step_done", f'{{{place}, "error": {error}}}'),
+            ("t5", "progress", '{"message": "x"}'),
+            ("t6", "step", f"{{{place}}}"),
+            ("t7", "step", f"{{{place}}}"),
+            ("t8", "step_done", f'{{{place}, "error": null}}'),
+        ):
+            insert("INSERT INTO events (job, at, kind, data) VALUES ('web-1', ?, ?, ?)", (at, kind, data))
+    return engine
+
+
+def test_a_store_of_the_first_release_is_upgraded_with_its_attempts(tmp_path: Path) -> None:
+    first_release(tmp_path / "refloat.sqlite").dispose()
+    store = Store.open(tmp_path / "refloat.sqlite")
+    done = {(step.step, step.phase): step for step in store.steps("web-1")}
+    assert list(done) == [("preflight", "do"), ("snapshot-disks", "do"), ("snapshot-disks", "undo")]
+    history = done["snapshot-disks", "do"].history
+    assert [(one.number, one.started, one.finished) for one in history] == [
+        (1, "t3", "t4"),
+        (2, "t6", ""),
+        (3, "t7", "t8"),
+    ]
+    assert history[0].error is not None and history[0].error["message"] == "the pool is away"
+    assert history[1].error is None and history[2].error is None
+    assert done["snapshot-disks", "undo"].finished == ""
+    # Of an attempt that nothing tells of, its number is all that is known.
+    (old,) = store.steps("web-0")
+    assert (old.attempts, len(old.history)) == (2, 1) and old.error is not None
+    assert store.load("web-1", "mac", str) == "x" and store.target("web").holder == "web-1"
+    # The job goes on: what is done is not done again, what was begun is.
+    assert not store.mark("web-1", "snapshot-disks", "do")
+    assert store.mark("web-1", "snapshot-disks", "undo")
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    store.engine.dispose()
+
+
+def test_an_upgrade_that_dies_in_the_middle_has_changed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "refloat.sqlite"
+    first_release(file).dispose()
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("alembic.op.drop_table", die)
+    with pytest.raises(SystemExit):
+        Store.open(file)
+    monkeypatch.undo()
+    engine = create_engine(f"sqlite:///{file}")
+    assert {"job_steps", "job_attempts"} & set(inspect(engine).get_table_names()) == {"job_steps"}
+    engine.dispose()
+    store = Store.open(file)
+    assert len(store.steps("web-1")) == 3
+    store.engine.dispose()

@@ -17,6 +17,7 @@ from refloat.api.app import create_app
 from refloat.cli.common import Session
 from refloat.cli.main import app
 from refloat.model import Mode, TargetState
+from refloat.store.store import Attempt, StepRecord
 from tests.unit.api.fake_hub import TOKEN, FakeHub
 
 URL = "http://127.0.0.1:8410"
@@ -95,6 +96,25 @@ def test_jobs(cli: Cli, hub: FakeHub) -> None:
     ):
         assert text in shown.stdout
     assert facts(cli("job", "show", job_id, "--json"))["verdict"]["word"] == "partial"
+
+
+def test_a_job_shows_every_attempt_at_a_step(cli: Cli, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = "2026-03-01T10:00:0{}.000+00:00"
+    history = (
+        Attempt(1, at.format(0), at.format(2), {"code": "sabotage", "message": f"the pool is away{ESCAPE}"}),
+        Attempt(2, at.format(3), "", None),
+        Attempt(3, at.format(5), at.format(6), None),
+    )
+    step = StepRecord("snapshot-disks", "undo", at.format(0), at.format(6), 3, None, history)
+    monkeypatch.setattr(hub, "steps", lambda job_id: [step])
+    job_id = hub.run_job()
+    lines = [" ".join(line.split()) for line in cli("job", "show", job_id).stdout.splitlines()]
+    start = lines.index("snapshot-disks undo 10:00:00 6.0 s done, 3 attempts")
+    assert lines[start + 1].startswith("attempt 1 undo 10:00:00 2.0 s failed: the pool is away")
+    assert lines[start + 2] == "attempt 2 undo 10:00:03 interrupted"
+    assert "\x1b" not in "".join(lines)
+    shown = facts(cli("job", "show", job_id, "--json"))["steps"][0]["history"]
+    assert [one["number"] for one in shown] == [1, 2, 3] and shown[0]["error"]["code"] == "sabotage"
 
 
 def test_version(cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""Records of one planned failover, as the steps leave them, and a store that holds them."""
+"""A store that holds the records of one planned failover: the builders', and what only a proof needs."""
 
 from __future__ import annotations
 
@@ -9,130 +9,48 @@ from pathlib import Path
 
 from refloat.errors import Failed
 from refloat.model import (
-    Action,
     Adaptation,
     AttachedDisk,
     AttachedNic,
     Change,
     ChangeKind,
-    Decision,
     DiskBus,
     Facet,
     FacetState,
     FileState,
-    Findings,
     Firmware,
     GuestCaps,
-    GuestFacts,
-    GuestFilesystem,
-    GuestKernel,
     GuestReport,
     Hardware,
     JobState,
     Mode,
-    MountReport,
-    NetworkMode,
-    NicConfig,
-    NicMethod,
     NicModel,
-    NicReport,
-    Observation,
     Observer,
     OperatorDecision,
-    Plan,
-    PlannedDisk,
-    PlannedNic,
-    PowerState,
-    ProbeResult,
     Proof,
     Remediation,
     RollbackPoint,
     Secrets,
-    SourceDisk,
-    SourceNic,
-    SourceVM,
     SyncPoint,
     Verdict,
     Word,
 )
 from refloat.store.store import Job, Store
+from tests.unit.builders import DATA, FACTS, FINDINGS, KERNEL, PLAN, PROMOTED, REPORT, ROOT, SOURCE, replace
 
-GIB = 2**30
 TOKEN, NONCE = "tok-3f9a1c77d2e84b5e", "nonce-8861f0aa"
-MAC = "52:54:00:10:20:30"
-
-SOURCE = SourceVM(
-    name="shop-db",
-    uuid="9b0c1c1e-6a0f-4a57-9c5e-0d5a1b2c3d4e",
-    cpus=2,
-    memory=GIB,
-    firmware=Firmware.BIOS,
-    disks=(SourceDisk("sda", 4 * GIB, DiskBus.PVSCSI), SourceDisk("sdb", GIB, DiskBus.PVSCSI)),
-    nics=(SourceNic(MAC, NicModel.VMXNET3, "source-lan"),),
-)
-ROOT = GuestFilesystem("sda", 1, "ext4", "c0ffee00-1111-4222-8333-444455556666", mountpoint="/")
-DATA = GuestFilesystem("sdb", 1, "ext4", "da7ada7a-1111-4222-8333-444455556666", mountpoint="/srv")
-NIC = NicConfig(
-    "ens192",
-    NicMethod.STATIC,
-    ("10.20.30.40/24",),
-    gateway="10.20.30.2",
-    dns=("10.20.30.3",),
-    search=("lab",),
-)
-FACTS = GuestFacts(
-    family="debian",
-    os_id="debian",
-    os_name="Debian GNU/Linux 12 (bookworm)",
-    os_version="12",
-    architecture="x86_64",
-    hostname="shop-db",
-    firmware=Firmware.BIOS,
-    bootloader="grub",
-    initramfs_tool="initramfs-tools",
-    network_stack="ifupdown",
-    root=ROOT,
-    filesystems=(ROOT, DATA),
-    kernels=(GuestKernel("6.1.0-28-amd64", "/boot/initrd.img-6.1.0-28-amd64", ("virtio_blk", "virtio_net")),),
-    nics=(NIC,),
-    unstable_names=("/etc/fstab:1 /dev/sda1", "/etc/fstab:2 /dev/sdb1"),
-    warnings=("the guest's clock is set to local time",),
-)
-DECISION = Decision(
-    Action.ADAPT,
-    (
-        "initramfs of kernel 6.1.0-28-amd64 lacks virtio_blk, virtio_net",
-        "disks move from pvscsi to virtio-blk",
-        "/etc/fstab:1 /dev/sda1 changes with the disk bus",
-    ),
-)
 REPORTS = (
-    GuestReport(1, "b00t-1d", "configured", 9.4, "2026-03-01T10:03:30.000+00:00", root_device="/dev/vda1"),
-    GuestReport(
-        2,
-        "b00t-1d",
-        "final",
-        41.7,
-        "2026-03-01T10:04:02.000+00:00",
-        root_device="/dev/vda1",
-        kernel="6.1.0-28-amd64",
-        system_state="running",
-        mounts=(MountReport("/", True, "/dev/vda1"), MountReport("/srv", True, "/dev/vdb1")),
-        nics=(NicReport(MAC, "enp1s0", True, ("10.20.30.40/24",), "virtio_net"),),
-        gateway="10.20.30.2",
-        gateway_answers=True,
-        dns=("10.20.30.3",),
-        drivers=("virtio_blk", "virtio_net"),
-        cleaned=True,
-    ),
+    GuestReport(1, REPORT.boot_id, "configured", 9.4, "2026-03-01T10:03:30.000+00:00"),
+    replace(REPORT, received="2026-03-01T10:04:02.000+00:00"),
 )
-FSTAB_DIFF = """--- /etc/fstab
+SILENT = replace(FINDINGS.probes[0], answered=False, text="no answer within 30 s")
+FSTAB_DIFF = f"""--- /etc/fstab
 +++ /etc/fstab
 @@ -1,2 +1,2 @@
 -/dev/sda1 / ext4 errors=remount-ro 0 1
--/dev/sdb1 /srv ext4 defaults 0 2
-+UUID=c0ffee00-1111-4222-8333-444455556666 / ext4 errors=remount-ro 0 1
-+UUID=da7ada7a-1111-4222-8333-444455556666 /srv ext4 defaults 0 2
+-/dev/sdb1 /srv/data ext4 defaults 0 2
++UUID={ROOT.uuid} / ext4 errors=remount-ro 0 1
++UUID={DATA.uuid} /srv/data ext4 defaults 0 2
 """
 CHANGES = (
     Change(
@@ -146,7 +64,7 @@ CHANGES = (
     ),
     Change(
         2,
-        "/boot/initrd.img-6.1.0-28-amd64",
+        f"/boot/initrd.img-{KERNEL}",
         ChangeKind.FILE,
         FileState("c" * 64, 31_457_280, 0o644),
         FileState("d" * 64, 31_981_568, 0o644),
@@ -183,7 +101,9 @@ VERDICT = Verdict(
                 Proof(Observer.PLATFORM, True, "running for 45 s, 210 MiB read from the root disk"),
             ),
         ),
-        Facet("disks", FacetState.VERIFIED, True, (Proof(Observer.GUEST, True, "/ and /srv are mounted"),)),
+        Facet(
+            "disks", FacetState.VERIFIED, True, (Proof(Observer.GUEST, True, "/ and /srv/data are mounted"),)
+        ),
         Facet(
             "network",
             FacetState.UNVERIFIED,
@@ -200,38 +120,11 @@ VERDICT = Verdict(
 )
 CONTROLLER = Hardware(
     1,
-    GIB // 2,
+    1 << 29,
     Firmware.BIOS,
-    (AttachedDisk("ctl", "controller.qcow2"), AttachedDisk("r0", "r0.raw"), AttachedDisk("r1", "r1.raw")),
+    (AttachedDisk("rf-controller", "controller.qcow2"), *PROMOTED.disks),
     (AttachedNic("52:54:00:99:00:01", "management"),),
 )
-RECOVERED = Hardware(
-    2,
-    GIB,
-    Firmware.BIOS,
-    (AttachedDisk("r0", "r0.qcow2"), AttachedDisk("r1", "r1.qcow2")),
-    (AttachedNic(MAC, "recovery"),),
-)
-
-
-def plan(job_id: str) -> Plan:
-    return Plan(
-        job=job_id,
-        mode=Mode.PLANNED,
-        target="shop-db",
-        decision=DECISION,
-        source=SOURCE,
-        facts=FACTS,
-        disks=(PlannedDisk("sda", "sda", "r0", 4 * GIB), PlannedDisk("sdb", "sdb", "r1", GIB)),
-        nics=(PlannedNic(MAC, MAC, "recovery", NetworkMode.RESTORE, NIC, "ens192 is static"),),
-        cpus=2,
-        memory=GIB,
-        firmware=Firmware.BIOS,
-        disk_bus=DiskBus.VIRTIO_BLK,
-        nic_model=NicModel.VIRTIO,
-        report_deadline=600,
-        warnings=("the source VM has a floppy drive: it is not carried over",),
-    )
 
 
 STEPS = (
@@ -254,13 +147,13 @@ STEPS = (
 
 def new_store(folder: Path) -> Store:
     store = Store.open(folder / "refloat.sqlite")
-    store.ensure_target("shop-db")
+    store.ensure_target(PLAN.target)
     return store
 
 
 def refused_job(store: Store) -> Job:
     """A job that ended in preflight: almost no record."""
-    job = store.create_job("shop-db", Mode.PLANNED)
+    job = store.create_job(PLAN.target, Mode.PLANNED)
     store.set_state(job.id, JobState.RUNNING)
     store.mark(job.id, "preflight", "do")
     error = Failed("no room for the overlays: 2 GiB are missing", code="no_space", hint="free some space")
@@ -271,7 +164,7 @@ def refused_job(store: Store) -> Job:
 
 def full_job(store: Store, data_dir: Path) -> Job:
     """A job that waits for its commit, with every record that there is."""
-    job = store.create_job("shop-db", Mode.PLANNED)
+    job = store.create_job(PLAN.target, Mode.PLANNED)
     store.set_state(job.id, JobState.RUNNING)
     for step in STEPS:
         store.mark(job.id, step, "do")
@@ -289,13 +182,9 @@ def full_job(store: Store, data_dir: Path) -> Job:
 
 def _save_records(store: Store, job_id: str) -> None:
     points = (
-        RollbackPoint("r0", "r0.raw", "r0.overlay.qcow2", "1762-993", 1_310_720),
-        RollbackPoint("r1", "r1.raw", "r1.overlay.qcow2", "1762-994", 0),
+        RollbackPoint("rf-sda", "/a", "/a.overlay", "1762-993", 1_310_720),
+        RollbackPoint("rf-sdb", "/b", "/b.overlay", "1762-994", 0),
     )
-    seen = Observation(
-        PowerState.RUNNING, "booted", {"r0": 220_000_000, "r1": 9_000_000}, {"r0": 4_000_000}, (MAC,)
-    )
-    probe = ProbeResult("10.20.30.40", 22, False, "no answer within 30 s", "2026-03-01T10:04:40.000+00:00")
     sync_point = SyncPoint(
         "sp-2", "2026-03-01T10:01:00.000+00:00", "refloat-2", "changed", 7_340_032, "bitmap"
     )
@@ -306,13 +195,13 @@ def _save_records(store: Store, job_id: str) -> None:
         "secrets": Secrets(TOKEN, NONCE),
         "inventory": SOURCE,
         "sync_point": sync_point,
-        "facts": FACTS,
-        "plan": plan(job_id),
+        "facts": replace(FACTS, warnings=("the guest's clock is set to local time",)),
+        "plan": replace(PLAN, job=job_id, warnings=("the source VM has a floppy drive",)),
         "hardware": CONTROLLER,
         "rollback_points": points,
         "adaptation": Adaptation(caps, CHANGES, FACTS),
-        "promoted": RECOVERED,
-        "findings": Findings((seen,), (probe,)),
+        "promoted": PROMOTED,
+        "findings": replace(FINDINGS, probes=(SILENT,)),
         "reports": REPORTS,
         "verdict": VERDICT,
         "decisions": (OperatorDecision("ada", "2026-03-01T10:09:00.000+00:00", "commit", "checked by hand"),),

@@ -19,6 +19,7 @@ from refloat.evidence.collect import LIMITS, RECORDS
 from refloat.evidence.render import diff_lines, timeline
 from refloat.model import GuestReport, JobState
 from refloat.store.store import Store
+from tests.unit.builders import FACTS, PLAN
 from tests.unit.evidence import samples
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202e\x00{{ 7*7 }}"
@@ -107,6 +108,25 @@ def test_page_of_a_full_job_says_everything(store: Store, tmp_path: Path) -> Non
         assert expected in words, expected
 
 
+def test_every_attempt_at_a_step_is_there(store: Store, tmp_path: Path) -> None:
+    """The sample's apply-networks failed once, and one undo died with the hub."""
+    job = samples.full_job(store, tmp_path)
+    for _ in range(2):
+        store.mark(job.id, "start-vm", "undo")
+    found = bundle(store, job.id, tmp_path)
+    tried = next(step for step in found["steps"] if step["step"] == "apply-networks")
+    assert tried["error"] is None and [one["number"] for one in tried["history"]] == [1, 2]
+    assert tried["history"][0]["error"]["message"] == "the platform was busy"
+    words = " ".join(Page(page(found)).words.split())
+    for expected in (
+        "attempt 1",
+        "busy the platform was busy",
+        "What to do: it is retried",
+        "interrupted: the hub was stopped, or could not record its end",
+    ):
+        assert expected in words, expected
+
+
 def test_page_is_self_contained(store: Store, tmp_path: Path) -> None:
     tags = Page(page(full(store, tmp_path))).tags
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
@@ -126,7 +146,7 @@ def test_job_refused_early(store: Store, tmp_path: Path) -> None:
 
 
 def test_job_that_only_just_began(store: Store, tmp_path: Path) -> None:
-    job = store.create_job("shop-db", model.Mode.PLANNED)
+    job = store.create_job(PLAN.target, model.Mode.PLANNED)
     assert "No step was started" in page(bundle(store, job.id, tmp_path))
 
 
@@ -152,7 +172,7 @@ def test_hostile_text_stays_text(store: Store, tmp_path: Path) -> None:
     )
     store.save(job.id, "reports", (report,))
     change = replace(samples.CHANGES[0], path=HOSTILE, diff=HOSTILE, reason=HOSTILE)
-    store.save(job.id, "adaptation", model.Adaptation(_caps(), (change,), samples.FACTS))
+    store.save(job.id, "adaptation", model.Adaptation(_caps(), (change,), FACTS))
     html = page(bundle(store, job.id, tmp_path))
     parsed = Page(html)
     assert "script" not in {tag for tag, _ in parsed.tags}

@@ -156,6 +156,21 @@ def test_kill_at_each_write(root: Path, tmp_path: Path, moment: int, after: bool
     assert journal.changes() == listed
 
 
+@pytest.mark.parametrize("call", ["mkdir", "fchown", "fchmod", "rename"])
+def test_kill_in_the_middle_of_a_directory(
+    root: Path, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never there with another mode than it should have: a rerun would take it as it is."""
+    with Tree(root) as tree:
+        journal = Journal(tmp_path / "run", tree)
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(os, call, _killing(getattr(os, call), 1, [0], after=True))
+            journal.directory("/etc/refloat", "first boot", mode=0o751)
+        Journal(tmp_path / "run", tree).directory("/etc/refloat", "first boot", mode=0o751)
+    assert (root / "etc/refloat").stat().st_mode & 0o7777 == 0o751
+    assert not list((root / "etc").glob(".refloat*"))
+
+
 def test_torn_line_was_never_acted_on(root: Path, tmp_path: Path) -> None:
     with Tree(root) as tree:
         journal = Journal(tmp_path / "run", tree)

@@ -101,6 +101,13 @@ def test_replacing_keeps_the_old_file_when_it_fails(root: Path, tree: Tree) -> N
     assert tree.read_text("/etc/fstab") == "table"
 
 
+def test_a_directory_that_fails_leaves_nothing(root: Path, tree: Tree) -> None:
+    (root / "etc/taken").write_text("a file")
+    with pytest.raises(GuestFileError, match="cannot write the guest's /etc/taken"):
+        tree.make_directory("/etc/taken", Meta(0o755, os.geteuid(), os.getegid()))
+    assert sorted(os.listdir(root / "etc")) == ["fstab", "taken"]
+
+
 def test_planted_temporary_file_is_not_written_through(root: Path, tree: Tree) -> None:
     (root / "etc/victim").write_text("untouched")
     (root / "etc/.fstab.refloat-new").symlink_to("victim")
