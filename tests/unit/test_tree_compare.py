@@ -22,7 +22,12 @@ def _state(content: bytes, mode: int = 0o644) -> FileState:
 JOURNAL = (
     Change(1, "/etc/fstab", ChangeKind.FILE, _state(OLD), _state(NEW), "names"),
     Change(
-        2, "/etc/refloat", ChangeKind.DIRECTORY, None, FileState(mode=0o755, uid=os.getuid(), gid=os.getgid()), ""
+        2,
+        "/etc/refloat",
+        ChangeKind.DIRECTORY,
+        None,
+        FileState(mode=0o755, uid=os.getuid(), gid=os.getgid()),
+        "",
     ),
 )
 
@@ -79,9 +84,7 @@ def _link(root: Path) -> None:
         (_link, "/bin: content changed"),
     ],
 )
-def test_what_is_not_in_the_journal_is_seen(
-    root: Path, change: Callable[[Path], object], words: str
-) -> None:
+def test_what_is_not_in_the_journal_is_seen(root: Path, change: Callable[[Path], object], words: str) -> None:
     before = snapshot(root)
     _adapt(root)
     change(root)

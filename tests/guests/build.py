@@ -1,0 +1,97 @@
+"""Building the guests of the matrix: a row of packages, made into a disk as VMware's guests have it.
+
+Each step is cached by its content. No installer runs, and nothing but Debian packages is used.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from refloat.command import run
+from refloat.lab.cache import content_key, entry
+from refloat.model import Firmware
+from tests.guests.machine import first_life
+from tests.guests.matrix import DNS, GuestCase
+from tests.guests.packages import ISOLATED, packages_key, packages_tar
+
+_HERE = Path(__file__).parent
+_SCRIPTS = ("guest.sh", "disk.sh", "volumes.sh")
+_TIMEOUT = 600  # seconds
+_MIB = 3072
+_NAMESPACE = uuid.UUID("5c1f9a7e-2d4b-4e0a-9b5d-6f0f1c2a7d11")
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A built guest: its disk (copy it, never write it), the key that gets in by SSH, and its host keys and
+    users as it was built."""
+
+    disk: Path
+    key: Path
+    identity: Path
+
+
+def identity(case: GuestCase, what: str) -> str:
+    """A UUID of this guest's own: the same for each build."""
+    return str(uuid.uuid5(_NAMESPACE, f"{case.name} {what}"))
+
+
+def environment(case: GuestCase, key: str) -> dict[str, str]:
+    """All that guest.sh and disk.sh vary by."""
+    spec = {
+        "plain": "/dev/sda1" if case.firmware is Firmware.BIOS else "/dev/sda2",
+        "lvm": "/dev/mapper/vg0-root",
+        "luks": "/dev/mapper/sda2_crypt",
+    }[case.layout]
+    rows = [(nic.name, nic.address, nic.gateway, nic.address6, nic.gateway6) for nic in case.nics]
+    own_boot = case.layout != "plain"
+    return {
+        "NAME": case.name,
+        "TOOL": case.initramfs_tool,
+        "STACK": case.network_stack,
+        "FILESYSTEM": case.filesystem,
+        "LAYOUT": case.layout,
+        "FIRMWARE": case.firmware.value,
+        "CLOUD_INIT": "yes" if case.cloud_init else "",
+        "NICS": "\n".join(" ".join(field or "-" for field in row) for row in rows),
+        "DNS": DNS,
+        "KEY": key,
+        "ROOT_SPEC": spec,
+        "ROOT_UUID": identity(case, "root"),
+        "BOOT_UUID": identity(case, "boot" if own_boot else "root"),
+        "LUKS_UUID": identity(case, "luks"),
+        "MACHINE_ID": identity(case, "machine").replace("-", ""),
+        "DISK_ID": f"0x{identity(case, 'disk')[:8]}",
+        "ESP_ID": identity(case, "esp")[:8],
+    }
+
+
+def built(case: GuestCase) -> Guest:
+    """The guest's disk, from the cache or built now: minutes for a new row of packages, else seconds."""
+    key = _key()
+    public = key.with_suffix(".pub").read_text().strip()
+    variables = environment(case, public)
+    scripts = b"".join((_HERE / name).read_bytes() for name in _SCRIPTS if (_HERE / name).exists())
+    parts = [f"{name}={value}" for name, value in variables.items()]
+
+    def build(directory: Path) -> None:
+        tar = packages_tar(case.suite, case.packages)
+        argv = [*ISOLATED, "sh", str(_HERE / "disk.sh"), str(directory), str(tar), str(_HERE), str(_MIB)]
+        run(argv, timeout=_TIMEOUT, env=variables)
+        if case.initramfs_tool == "dracut":
+            first_life(directory / "system.raw", directory)
+
+    made_of = content_key("1", packages_key(case.suite, case.packages), scripts, *parts)
+    directory = entry(f"guest-{case.name}", made_of, build)
+    return Guest(directory / "system.raw", key, directory / "identity")
+
+
+def _key() -> Path:
+    """A key pair for the tests of this machine; the guests let it in."""
+
+    def build(directory: Path) -> None:
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tests", "-f", str(directory / "key")])
+
+    return entry("guest-key", "1".ljust(12, "0"), build) / "key"

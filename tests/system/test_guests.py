@@ -1,0 +1,119 @@
+"""Real guests, adapted and booted: what makes the support matrix say "booted".
+
+`script/test` boots the representative ones, `script/test --all` every one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from pathlib import Path
+
+import pytest
+
+from refloat.command import run
+from refloat.model import GuestReport
+from tests.guests.adaptation import JOB, SECRETS, Adapted, Order, adapted
+from tests.guests.build import Guest, built, identity
+from tests.guests.machine import Listener, Machine, free_port, machine, recovery_hardware
+from tests.guests.matrix import MATRIX, GuestCase
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.timeout(3600),  # building one for the first time included
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: guests are built and mounted"),
+]
+
+# What a console shows of a guest whose root never came; dracut waits for it until the deadline.
+NO_ROOT = (b"does not exist.  Dropping to a shell", b"Timed out waiting for device", b"dracut-initqueue")
+CONTROL_WITHIN = 300.0
+IDENTITY = "hostname; cat /etc/machine-id; cat /etc/ssh/ssh_host_*.pub; sha256sum /etc/shadow /etc/passwd"
+
+
+@dataclass(frozen=True)
+class Booted:
+    report: GuestReport
+    identity: str
+    rejected: tuple[str, ...]
+
+
+def _cases() -> list[GuestCase]:
+    return [case for case in MATRIX if case.default or os.environ.get("REFLOAT_TEST_ALL")]
+
+
+@pytest.mark.parametrize("case", _cases(), ids=lambda case: case.name)
+def test_guest_boots_after_its_adaptation(case: GuestCase, tmp_path: Path) -> None:
+    guest = built(case)
+    disk = tmp_path / "system.raw"
+    run(["cp", "--sparse=always", str(guest.disk), str(disk)])
+    done = _adapt(case, disk, tmp_path)
+    _check_adaptation(case, done)
+    booted = _boot(case, guest, disk, tmp_path)
+    _check_report(case, booted.report)
+    assert not booted.rejected
+    lines = booted.identity.splitlines()
+    assert lines[:2] == [case.name, identity(case, "machine").replace("-", "")]
+    assert lines[2:] == guest.identity.read_text().splitlines(), "host keys, users and passwords are the same"
+
+
+@pytest.mark.parametrize("case", [case for case in _cases() if case.control], ids=lambda case: case.name)
+def test_unadapted_guest_does_not_reach_its_root(case: GuestCase, tmp_path: Path) -> None:
+    """The negative control: without it, a boot after the adaptation would prove nothing."""
+    disk = tmp_path / "system.raw"
+    run(["cp", "--sparse=always", str(built(case).disk), str(disk)])
+    argv = recovery_hardware(disk, case.nics, free_port(), case.firmware, tmp_path)
+    with machine(tmp_path, argv, ("report",)) as running:
+        running.wait(lambda: any(text in running.console for text in NO_ROOT), within=CONTROL_WITHIN)
+    assert b"login:" not in running.console
+
+
+def _adapt(case: GuestCase, disk: Path, tmp_path: Path) -> Adapted:
+    order = Order({nic.name: nic.mac for nic in case.nics}, {})
+    return adapted(order, str(disk), tmp_path / "run")
+
+
+def _check_adaptation(case: GuestCase, done: Adapted) -> None:
+    assert done.differences == ()
+    facts = done.facts
+    seen = (facts.initramfs_tool, facts.network_stack, facts.root.kind, facts.firmware)
+    assert seen == (case.initramfs_tool, case.network_stack, case.filesystem, case.firmware)
+    assert (done.after.unstable_names, done.after.problems) == ((), ())
+    assert all(kernel.missing == () for kernel in done.after.kernels)
+
+
+def _boot(case: GuestCase, guest: Guest, disk: Path, tmp_path: Path) -> Booted:
+    """Boots it and waits for its final report; then asks it, over its old address, who it is."""
+    port = free_port()
+    nics = tuple(reversed(case.nics)) if case.swapped else case.nics
+    argv = recovery_hardware(disk, nics, port, case.firmware, tmp_path)
+    with machine(tmp_path, argv, ("report",)) as running:
+        listener = Listener(running, JOB, SECRETS)
+        report = listener.final()
+        return Booted(report, _ask(guest, port, running), tuple(listener.rejected))
+
+
+def _ask(guest: Guest, port: int, running: Machine) -> str:
+    options = ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR")
+    argv = ["ssh", "-F", "none", "-i", str(guest.key), "-p", str(port), "-o", "ConnectTimeout=60"]
+    argv += [part for option in options for part in ("-o", option)]
+    done = subprocess.run([*argv, "root@127.0.0.1", IDENTITY], capture_output=True, timeout=180)
+    assert done.returncode == 0, (done.stderr, running.console[-2000:])
+    return done.stdout.decode()
+
+
+def _check_report(case: GuestCase, report: GuestReport) -> None:
+    assert report.problems == (), report
+    assert report.cleaned, report
+    by_mac = {nic.mac: nic for nic in report.nics}
+    for nic in case.nics:
+        seen = by_mac[nic.mac]
+        assert seen.up and seen.driver == "virtio_net", seen
+        assert seen.name != nic.name, "the kernel names it otherwise here, or the test proves little"
+        for address in filter(None, (nic.address, nic.address6)):
+            assert str(ip_interface(address)) in {str(ip_interface(one)) for one in seen.addresses}, seen
+        if nic.gateway:
+            assert (report.gateway, report.gateway_answers) == (nic.gateway, True)
+        if nic.gateway6:
+            assert (report.gateway6, report.gateway6_answers) == (nic.gateway6, True)
