@@ -12,12 +12,14 @@ from pathlib import Path
 from refloat.command import run
 from refloat.lab.cache import content_key, entry
 from refloat.model import Firmware
+from tests.guests.controller import in_controller
 from tests.guests.machine import first_life
 from tests.guests.matrix import DNS, GuestCase
 from tests.guests.packages import ISOLATED, packages_key, packages_tar
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("guest.sh", "disk.sh", "volumes.sh")
+_SCRIPTS = ("guest.sh", "disk.sh")
+PASSPHRASE = "correct-horse"  # of LUKS guests
 _TIMEOUT = 600  # seconds
 _MIB = 3072
 _NAMESPACE = uuid.UUID("5c1f9a7e-2d4b-4e0a-9b5d-6f0f1c2a7d11")
@@ -73,19 +75,34 @@ def built(case: GuestCase) -> Guest:
     key = _key()
     public = key.with_suffix(".pub").read_text().strip()
     variables = environment(case, public)
-    scripts = b"".join((_HERE / name).read_bytes() for name in _SCRIPTS if (_HERE / name).exists())
+    names = _SCRIPTS if case.layout == "plain" else (*_SCRIPTS, "volumes.sh")
+    scripts = b"".join((_HERE / name).read_bytes() for name in names)
     parts = [f"{name}={value}" for name, value in variables.items()]
 
     def build(directory: Path) -> None:
         tar = packages_tar(case.suite, case.packages)
         argv = [*ISOLATED, "sh", str(_HERE / "disk.sh"), str(directory), str(tar), str(_HERE), str(_MIB)]
         run(argv, timeout=_TIMEOUT, env=variables)
+        if case.layout != "plain":
+            _volumes(directory, variables)
         if case.initramfs_tool == "dracut":
             first_life(directory / "system.raw", directory)
 
     made_of = content_key("1", packages_key(case.suite, case.packages), scripts, *parts)
     directory = entry(f"guest-{case.name}", made_of, build)
     return Guest(directory / "system.raw", key, directory / "identity")
+
+
+def _volumes(directory: Path, variables: dict[str, str]) -> None:
+    """Fills a disk that needs a device-mapper, from the tree that disk.sh left."""
+    tree = directory / "tree.tar"
+    with tree.open("r+b") as handle:
+        handle.truncate(-(-tree.stat().st_size // 4096) * 4096)
+    names = ("LAYOUT", "ROOT_UUID", "BOOT_UUID", "LUKS_UUID")
+    head = "".join(f"{name}={variables[name]}\n" for name in names) + f"PASSPHRASE={PASSPHRASE}\n"
+    job = head + (_HERE / "volumes.sh").read_text()
+    in_controller(directory, job, {"guest": directory / "system.raw", "tree": tree}, {})
+    tree.unlink()
 
 
 def _key() -> Path:
