@@ -79,6 +79,22 @@ def _check(path: Path, facts: dict[str, object]) -> None:
             code="bad_image",
             hint="convert it with `qemu-img convert -O qcow2`",
         )
+    for extent in data.get("extents", ()) if isinstance(data, dict) else ():
+        _check_extent(path, Path(str(extent["filename"])))
+
+
+def _check_extent(path: Path, extent: Path) -> None:
+    """A vmdk's descriptor names the files with its content, which may be any of this host: taken are those
+    that lie beside it under its own name (disk.vmdk: disk-flat.vmdk, disk-s001.vmdk)."""
+    image, real = path.resolve(), extent.resolve()
+    own = real == image or real.name.startswith(f"{image.stem}-")
+    if real.parent != image.parent or not own or (real.exists() and not real.is_file()):
+        raise Refused(
+            f"{path} keeps its data in {extent}, which is no file of its own",
+            code="bad_image",
+            hint=f"its parts lie beside it and are called {image.stem}-...; or convert it with"
+            " `qemu-img convert -O qcow2` where it comes from",
+        )
 
 
 def _device_size(path: Path) -> int:

@@ -212,3 +212,29 @@ def test_an_image_that_a_vm_uses_is_refused(images: tuple[Image, ...], tmp_path:
     finally:
         vm.kill()
         vm.wait()
+
+
+@pytest.mark.parametrize("extent", ["{host}", "../host.img", "disk-link.vmdk"])
+def test_a_vmdk_that_names_a_file_of_this_host_is_refused(tmp_path: Path, extent: str) -> None:
+    host, there = tmp_path / "host.img", tmp_path / "in"
+    host.write_bytes(bytes(1024 * 1024))
+    there.mkdir()
+    (there / "disk-link.vmdk").symlink_to(host)
+    extent = extent.format(host=host)
+    (there / "disk.vmdk").write_text(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+        f'createType="monolithicFlat"\nRW 2048 FLAT "{extent}" 0\n'
+    )
+    with pytest.raises(Refused, match="is no file of its own"):
+        look(there / "disk.vmdk")
+
+
+@pytest.mark.parametrize("kind", ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"])
+def test_a_vmdk_with_its_own_files_is_taken(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = ["qemu-img", "create", "-q", "-f", "vmdk", "-o", f"subformat={kind}"]
+    subprocess.run([*create, str(tmp_path / "disk.vmdk"), "4M"], check=True)
+    assert look(tmp_path / "disk.vmdk").capacity == 4 * 1024 * 1024
+    monkeypatch.chdir(tmp_path)
+    assert look(Path("disk.vmdk")).format == "vmdk"
