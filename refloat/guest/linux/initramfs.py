@@ -188,7 +188,8 @@ def _directories(contents: Contents, members: Iterable[cpio.Member]) -> list[cpi
 
 def _unlinked(contents: Contents, members: Iterable[cpio.Member]) -> Iterable[cpio.Member]:
     """A kernel writes a new file into the old one, under all the names that this has (dracut gives files
-    of the same content one inode). A symlink of that name in between takes it out of their company."""
+    of the same content one inode). A symlink of that name in between takes it out of their company.
+    Both were seen on a booted 6.1 kernel."""
     for member in members:
         if member.name in contents.linked:
             yield cpio.Member(member.name, stat.S_IFLNK | 0o777, 1, b".")
