@@ -109,14 +109,16 @@ class Machine:
             with suppress(OSError):
                 one.close()
         self._selector.close()
-        (self.directory / "console.log").write_bytes(self.console)
 
 
 @contextmanager
 def machine(directory: Path, argv: Sequence[str], channels: Sequence[str] = ()) -> Iterator[Machine]:
     """QEMU with these arguments besides the common ones and a serial line; killed at the end."""
     chars = [
-        *("-chardev", f"socket,id=serial,path={directory}/serial.sock,server=on,wait=off"),
+        *(
+            "-chardev",
+            f"socket,id=serial,path={directory}/serial.sock,server=on,wait=off,logfile={directory}/console.log",
+        ),
         *("-serial", "chardev:serial"),
     ]
     for name in ("serial", *channels):

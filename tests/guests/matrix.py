@@ -70,6 +70,7 @@ MATRIX: tuple[GuestCase, ...] = (
         network_stack="ifupdown",
         control=True,
         default=True,
+        booted=True,
     ),
     GuestCase(
         name="debian11-ext4-ifupdown",
