@@ -273,19 +273,39 @@ class Tree:
                 raise
 
     def make_symlink(self, real: str, target: str, xattrs: tuple[tuple[str, bytes], ...] = ()) -> None:
+        """Makes a symlink as a whole: after a kill it is there with its label, or not at all."""
         parent, name = os.path.split(real)
+        temporary = f".{name}.refloat-new"
         with self._writable_directory(parent, real) as directory:
-            os.symlink(target, name, dir_fd=directory)
-            for attribute, value in xattrs:
-                os.setxattr(f"/proc/self/fd/{directory}/{name}", attribute, value, follow_symlinks=False)
-            os.fsync(directory)
+            _unlink_if_there(directory, temporary)
+            try:
+                os.symlink(target, temporary, dir_fd=directory)
+                for attribute, value in xattrs:
+                    where = f"/proc/self/fd/{directory}/{temporary}"
+                    os.setxattr(where, attribute, value, follow_symlinks=False)
+                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.fsync(directory)
+            except OSError:
+                _unlink_if_there(directory, temporary)
+                raise
 
     def remove_file(self, real: str) -> None:
-        """Removes a file or a symlink; and what a killed replace_file() may have left beside it."""
+        """Removes a file or a symlink."""
         parent, name = os.path.split(real)
         with self._writable_directory(parent, real) as directory:
-            _unlink_if_there(directory, f".{name}.refloat-new")
             _unlink_if_there(directory, name)
+            os.fsync(directory)
+
+    def remove_unfinished(self, real: str) -> None:
+        """Removes what a killed writing of `real` may have left beside it."""
+        parent, name = os.path.split(real)
+        temporary = f"{parent.rstrip('/')}/.{name}.refloat-new"
+        status = self.stat(temporary, follow=False)
+        if status is None:
+            return
+        with self._writable_directory(parent, real) as directory:
+            remove = _rmdir_if_there if stat.S_ISDIR(status.st_mode) else _unlink_if_there
+            remove(directory, os.path.basename(temporary))
             os.fsync(directory)
 
     def remove_directory(self, real: str) -> None:

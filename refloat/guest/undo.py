@@ -74,10 +74,8 @@ def _state(tree: Tree, change: Change) -> tuple[str, str] | None:
 
 
 def _restore(tree: Tree, journal: Journal, change: Change) -> bool:
-    state = _state(tree, change)
-    if state == _essence(change.before):
-        if state is None and tree.is_directory(change.path.rpartition("/")[0] or "/"):
-            tree.remove_file(change.path)  # what a kill left of a file that never got its name
+    tree.remove_unfinished(change.path)
+    if _state(tree, change) == _essence(change.before):
         return False
     if change.before is None:
         return _remove(tree, change)

@@ -79,6 +79,35 @@ def test_a_run_that_was_killed_anywhere_is_undone(tmp_path: Path, kill_at: int) 
     assert snapshot(guest) == before
 
 
+@pytest.mark.parametrize("call", ["mkdir", "symlink", "fchmod", "rename"])
+@pytest.mark.parametrize("moment", [1, 2, 5])
+def test_a_run_that_was_killed_within_a_write_is_undone(
+    tmp_path: Path, call: str, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stays of what never got its name, whatever it was to become."""
+    guest = make_guest(tmp_path / "guest")
+    before = snapshot(guest)
+    original, calls = getattr(os, call), 0
+
+    def dying(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        inside = named.get("dir_fd") is not None or named.get("src_dir_fd") is not None or call == "fchmod"
+        calls += inside
+        if inside and calls == moment and call == "rename":
+            raise Killed
+        result = original(*arguments, **named)
+        if inside and calls == moment:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(os, call, dying)
+        adapt(guest, tmp_path / "run")
+        raise Killed  # fewer calls than that
+    take_back(guest, tmp_path / "run")
+    assert snapshot(guest) == before
+
+
 def test_a_file_that_somebody_changed_since_is_refused_and_nothing_is_undone(tmp_path: Path) -> None:
     guest = make_guest(tmp_path / "guest")
     adapt(guest, tmp_path / "run")
