@@ -22,10 +22,12 @@ _OTHER_TYPES = frozenset({"-b", "-c", "-p", "-s"})
 _POLICY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CONTEXT = re.compile(r"[A-Za-z0-9_.:,-]{3,256}")
 _META = frozenset("\\.^$?*+|[({")
-# The patterns come from the guest. Ours are short paths; only a pattern that repeats a repetition, or
-# repeats often, could take long on them, and no policy has such.
-_REPEATED_REPETITION = re.compile(r"[*+][^()]*\)[*+{]")
-_REPETITIONS = 5
+# The patterns come from the guest. Ours are short paths; only a pattern that repeats what may match in
+# several ways, or repeats often, could take long on them, and no policy has such for our paths.
+_TOKENS = re.compile(r"\\.|\[\^?\]?(?:[^\]\\]|\\.)*\]|[()|*+?{]", re.DOTALL)
+_PATTERN_LIMIT = 1000  # characters
+_REPETITIONS = 4
+_OPTIONS = 6
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,27 @@ class Rule:
             self.pattern[: end - 1] if self.pattern[end : end + 1] in ("?", "*", "{") else self.pattern[:end]
         )
 
+    @cached_property
+    def _is_cheap(self) -> bool:
+        """Whether no path could take it long: no group with a choice in it is repeated, little is at all."""
+        if len(self.pattern) > _PATTERN_LIMIT:
+            return False
+        tokens = [match[0] for match in _TOKENS.finditer(self.pattern)]
+        choices = [False]  # of each open group: whether it may match in several ways
+        for match in _TOKENS.finditer(self.pattern):
+            token, after = match[0], f"{self.pattern} "[match.end()]
+            if token == "(":
+                choices.append(False)
+            elif token == ")" and len(choices) > 1:
+                inner = choices.pop()
+                if inner and after in "*+{":
+                    return False
+                choices[-1] |= inner
+            elif token in "|*+?{":
+                choices[-1] = True
+        repeated = sum(token in "*+{" for token in tokens)
+        return repeated <= _REPETITIONS and tokens.count("?") <= _OPTIONS
+
     @property
     def is_plain(self) -> bool:
         return not _META & set(self.pattern.replace("\\", ""))
@@ -52,7 +75,7 @@ class Rule:
     def matches(self, path: str, kind: int) -> bool:
         if self.kind not in (0, kind) or not path.startswith(self.stem):
             return False
-        if _REPEATED_REPETITION.search(self.pattern) or len(re.findall(r"[*+]", self.pattern)) > _REPETITIONS:
+        if not self._is_cheap:
             return False
         try:
             return re.fullmatch(self.pattern, path) is not None

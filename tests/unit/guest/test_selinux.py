@@ -120,6 +120,29 @@ def test_a_hostile_pattern_costs_nothing() -> None:
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["((.*)x?)*b", "((.*))*b", "(a|a)*b", "(a?){40}b", "a?" * 40 + "a" * 40 + "b", "([^)]*)*b", "(a|aa)+b"],
+)
+def test_no_pattern_is_tried_for_long(pattern: str) -> None:
+    started = time.monotonic()
+    assert label("/etc/" + "a" * 60, text=f"/etc/{pattern} x_u:r:t:s0\n") == ""
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        (r"/etc/rc\.d/init\.d/.*", "/etc/rc.d/init.d/refloat-firstboot"),
+        (r"/(usr/)?lib(64)?/systemd/system(/.*)?", "/usr/lib/systemd/system/x"),
+        (r"/etc/[^/]*/.*\.wants(/.*)?", "/etc/systemd/system/multi-user.target.wants"),
+        (r"/etc/(init\.d|rc[0-9]*\.d)/[^/]+", "/etc/rc3.d/S09x"),
+    ],
+)
+def test_patterns_as_policies_have_them_match(pattern: str, path: str) -> None:
+    assert label(path, text=f"{pattern} x_u:r:t:s0\n") == "x_u:r:t:s0"
+
+
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
     Labels(parse(text)).of("/etc/refloat/pending", stat.S_IFREG)
