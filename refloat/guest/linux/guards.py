@@ -19,6 +19,7 @@ CLOUD_CONFIG = "/etc/cloud/cloud.cfg"
 GUARD = "/etc/cloud/cloud.cfg.d/99-zz-refloat-guard.cfg"
 DISABLED = "/etc/cloud/cloud-init.disabled"
 _INSTANCE = "/var/lib/cloud/instance"
+_STATE = "/var/lib"
 _GUARD_TEXT = """\
 # Written by Refloat: this machine was recovered onto other virtual hardware. It is the same instance as
 # before, so what runs once per instance must not run again, and its network is not cloud-init's to write.
@@ -36,9 +37,7 @@ _PERSISTENT_NET = re.compile(r"\d+-.*persistent-net.*\.rules")
 
 def look(tree: Tree, notes: Notes) -> None:
     if _has_cloud_init(tree):
-        seen = (
-            "and keeps its instance" if tree.exists(_INSTANCE) else "which has never run, and stays disabled"
-        )
+        seen = "and keeps its instance" if _may_have_run(tree) else "which has never run, and stays disabled"
         notes.warnings.append(f"cloud-init is installed {seen}")
 
 
@@ -51,11 +50,17 @@ def _has_cloud_init(tree: Tree) -> bool:
     return tree.is_file(CLOUD_CONFIG) and not tree.exists(DISABLED)
 
 
+def _may_have_run(tree: Tree) -> bool:
+    """Its own state says so, if it can be seen: /var may be a filesystem or a subvolume of its own (SUSE's
+    default), of which nothing is mounted here."""
+    return tree.exists(_INSTANCE) or not tree.listdir(_STATE)
+
+
 def _cloud_init(tree: Tree, journal: Journal) -> int:
     """With the cache declared as trusted, cloud-init takes its old instance whatever the platform says."""
     if not _has_cloud_init(tree):
         return 0
-    if not tree.exists(_INSTANCE):
+    if not _may_have_run(tree):
         return journal.write_text(
             DISABLED, _DISABLED_TEXT, "cloud-init must not take this for a new instance"
         )

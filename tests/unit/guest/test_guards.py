@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,20 @@ def test_a_cloud_init_that_never_ran_does_not_begin_now(guest: Path, tmp_path: P
     (guest / "var/lib/cloud/instance").unlink()
     assert list(change(guest, tmp_path / "run")) == [guards.DISABLED]
     assert list(change(guest, tmp_path / "run")) == [guards.DISABLED]
+
+
+@pytest.mark.parametrize("left", ["var", "var/lib"])
+def test_with_var_on_a_filesystem_of_its_own_cloud_init_stays_in_service(
+    guest: Path, tmp_path: Path, left: str
+) -> None:
+    """Nothing tells whether it has run: the machine's services are not to be switched off on a guess."""
+    shutil.rmtree(guest / "var")
+    (guest / left).mkdir(parents=True)
+    assert list(change(guest, tmp_path / "run")) == [guards.GUARD]
+    notes = Notes()
+    with Tree(guest) as tree:
+        guards.look(tree, notes)
+    assert notes.warnings == ["cloud-init is installed and keeps its instance"]
 
 
 def test_a_cloud_init_that_its_operator_disabled_stays_so(guest: Path, tmp_path: Path) -> None:
