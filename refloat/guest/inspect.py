@@ -23,6 +23,7 @@ from refloat.guest.firstboot.inits import init_of
 from refloat.guest.host import KERNEL, Host
 from refloat.guest.linux import boot, cpu, guards, kernels, network, storage, udev_names
 from refloat.guest.linux.storage import FSTAB
+from refloat.guest.linux.tools import tool_in_use
 from refloat.guest.notes import Notes
 from refloat.guest.root import OS_RELEASE, check_entries, device_names, find_root
 from refloat.guest.root import place as place
@@ -102,7 +103,7 @@ def examine(
         hostname=tree.read_optional("/etc/hostname").strip(),
         firmware=booting.firmware,
         bootloader=booting.loader,
-        initramfs_tool=family.initramfs_tool if family else "",
+        initramfs_tool=tool_in_use(tree.exists, family.initramfs_tool) if family else "",
         network_stack=stack,
         root=root.filesystem,
         filesystems=filesystems,

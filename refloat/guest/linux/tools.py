@@ -96,7 +96,7 @@ def dracut_conf(text: str, drivers: Drivers) -> str:
     return f'{COMMENT}add_drivers+=" {" ".join(drivers.names)} "\n'
 
 
-_ARRAY = re.compile(r"^([ \t]*MODULES=\()([^)]*)(\))", re.MULTILINE)
+_ARRAY = re.compile(r"^([ \t]*MODULES=\()([^()]*)(\))", re.MULTILINE)
 _STRING = re.compile(r"^([ \t]*MODULES=[\"'])([^\"']*)([\"'])", re.MULTILINE)
 
 
@@ -194,3 +194,10 @@ TOOLS: Mapping[str, InitramfsTool] = {
         ),
     )
 }
+
+
+def tool_in_use(present: Callable[[str], bool], usual: str) -> str:
+    """The name of the tool that is configured in a guest; `usual` where that is among several, or none is.
+    A Debian can have dracut instead of its own."""
+    found = [name for name, tool in TOOLS.items() if any(present(path) for path in tool.configured)]
+    return found[0] if len(found) == 1 else usual

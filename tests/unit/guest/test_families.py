@@ -14,7 +14,7 @@ import pytest
 from refloat.guest.families import FAMILIES, family_of, parse_os_release, unsupported
 from refloat.guest.journal import Journal
 from refloat.guest.linux import cpio
-from refloat.guest.linux.tools import TOOLS
+from refloat.guest.linux.tools import TOOLS, tool_in_use
 from refloat.guest.notes import Notes
 from refloat.guest.tree import Tree
 from tests.unit.guest.archives import module_file
@@ -142,3 +142,10 @@ def test_every_family_has_its_tool_and_no_id_twice() -> None:
     assert all(row.initramfs_tool in TOOLS for row in FAMILIES)
     ids = [identity for row in FAMILIES for identity in row.ids]
     assert len(ids) == len(set(ids))
+
+
+def test_tool_in_use_is_the_one_that_is_configured() -> None:
+    assert tool_in_use({"/etc/dracut.conf.d"}.__contains__, "initramfs-tools") == "dracut"
+    both = {"/etc/dracut.conf.d", "/etc/initramfs-tools"}
+    assert tool_in_use(both.__contains__, "initramfs-tools") == "initramfs-tools"
+    assert tool_in_use(lambda path: False, "mkinitfs") == "mkinitfs"
