@@ -15,13 +15,16 @@ from refloat.model import (
     Remediation,
     Secrets,
 )
+from refloat.prepare import luks_keys
 from refloat.run import Run
 
 CHANNEL = "org.refloat.report"
 
 
 def adapt_guest(run: Run) -> None:
-    """Adapts, or records why nothing was done. A retry attaches to the run that is still going."""
+    """Adapts, or records why nothing was done. A retry attaches to the run that is still going.
+
+    The request holds passphrases: it goes to the controller and is not kept."""
     plan = run.plan
     if plan.decision.action is Action.SKIP:
         run.save("adaptation", _nothing_done(run))
@@ -37,6 +40,7 @@ def adapt_guest(run: Run) -> None:
             channel=CHANNEL,
             report_deadline=plan.report_deadline,
             serial_console=plan.serial_console,
+            luks_keys=luks_keys(run),
         ),
         run.need("facts", GuestFacts),
         progress=_progress(run),

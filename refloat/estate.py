@@ -19,6 +19,7 @@ from pydantic import (
     IPvAnyAddress,
     IPvAnyNetwork,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -50,6 +51,16 @@ def _interface(text: str) -> str:
 
 
 Interface = Annotated[str, AfterValidator(_interface)]
+
+
+def _absolute(path: str) -> str:
+    if not Path(path).is_absolute() or "\0" in path:
+        raise ValueError(f"{path!r} is no absolute path")
+    return path
+
+
+Uuid = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
 class Form(BaseModel):
@@ -171,6 +182,17 @@ class PolicyForm(Form):
     report_deadline: Annotated[int, Field(ge=10)] = 600
     serial_console: bool = False
     probes: list[ProbeForm] = []
+    disk_bus: model.DiskBus = model.DiskBus.VIRTIO_BLK
+    nic_model: model.NicModel = model.NicModel.VIRTIO
+    luks_keys: dict[Uuid, AbsolutePath] = {}
+
+    @field_validator("luks_keys")
+    @classmethod
+    def _one_spelling(cls, keys: dict[str, str]) -> dict[str, str]:
+        plain = {uuid.lower(): file for uuid, file in keys.items()}
+        if len(plain) != len(keys):
+            raise ValueError("one container is named twice")
+        return plain
 
 
 class Protected(Form):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from refloat.model import NetworkMode
+from refloat.model import DiskBus, NetworkMode, NicModel
 
 
 class MacPolicy(StrEnum):
@@ -95,7 +95,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Policy:
-    """Times are in seconds. `report_deadline` counts from the start of the recovered VM."""
+    """Times are in seconds. `report_deadline` counts from the start of the recovered VM.
+
+    `disk_bus` and `nic_model` are the recovered VM's. `luks_keys` names a file with the passphrase by the
+    UUID of the LUKS container, in lower case.
+    """
 
     name: str = "default"
     mac: MacPolicy = MacPolicy.KEEP
@@ -109,6 +113,9 @@ class Policy:
     report_deadline: int = 600
     serial_console: bool = False  # on the guest's kernel command line, if it is adapted and has none
     probes: tuple[Probe, ...] = ()
+    disk_bus: DiskBus = DiskBus.VIRTIO_BLK
+    nic_model: NicModel = NicModel.VIRTIO
+    luks_keys: dict[str, str] = field(default_factory=dict)
 
     def nic(self, mac: str) -> NicRule:
         """What is said about the adapter with this MAC at the source; an empty rule where nothing is."""

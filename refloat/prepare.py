@@ -5,16 +5,16 @@ from __future__ import annotations
 import secrets
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from refloat.decide import Place, decide, plan_nics
 from refloat.errors import Failed, Refused
+from refloat.guest.linux.cpu import level_of
 from refloat.model import (
     Action,
-    DiskBus,
     GuestFacts,
     Hardware,
     Mode,
-    NicModel,
     Plan,
     PlannedDisk,
     PlannedNic,
@@ -27,11 +27,11 @@ from refloat.model import (
 from refloat.policy import AfterDeadline, MacPolicy
 from refloat.run import Run
 
-DISK_BUS = DiskBus.VIRTIO_BLK
-NIC_MODEL = NicModel.VIRTIO
-
 # What an adaptation and a first boot write into the overlays before the operator decides, at least.
 OVERLAY_RESERVE = 512 * 1024 * 1024
+
+# The longest passphrase that cryptsetup takes from a file by default is 8 MiB; nobody types that.
+_LONGEST_PASSPHRASE = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ def preflight(run: Run) -> None:
     """Read-only: everything that could be known to fail later is refused here."""
     _require_sync_point(run)
     _require_room(run)
+    run.destination.require_devices(run.policy.disk_bus, run.policy.nic_model)
     source = run.source.inventory(run.target.source_vm)
     run.save("inventory", source)
     run.once("secrets", Secrets, lambda: Secrets(secrets.token_hex(24), secrets.token_hex(16)))
     facts = inspect(run, source)
     run.save("facts", facts)
-    plan = make_plan(run, source, facts)
+    plan = make_plan(run, source, facts, cpu_level(run))
     run.save("plan", plan)
     if plan.decision.action is Action.REFUSE:
         raise Refused(
@@ -66,7 +67,47 @@ def preflight(run: Run) -> None:
 
 def inspect(run: Run, source: SourceVM) -> GuestFacts:
     """The guest's facts, read in the controller through a copy-on-write view of the replica."""
-    return run.controller.inspect(planned_disks(run, source), DISK_BUS, NIC_MODEL)
+    disks, policy = planned_disks(run, source), run.policy
+    return run.controller.inspect(disks, policy.disk_bus, policy.nic_model, luks_keys=luks_keys(run))
+
+
+def luks_keys(run: Run) -> dict[str, str]:
+    """The passphrases that the policy names files for, by the UUID of the container. For requests to the
+    controller alone: they are never saved, shown or logged. Refused for a file that gives none."""
+    return {uuid: _passphrase(uuid, Path(file)) for uuid, file in run.policy.luks_keys.items()}
+
+
+def _passphrase(uuid: str, file: Path) -> str:
+    """The file's text without the newline at its end. No error of ours quotes any of it."""
+    try:
+        if file.exists() and not file.is_file():  # to open a pipe would wait for its writer
+            raise _no_passphrase(uuid, file, "it is not a plain file")
+        with file.open("rb") as opened:
+            content = opened.read(_LONGEST_PASSPHRASE + 1)
+        text = content.decode().removesuffix("\n")
+    except OSError as error:
+        raise _no_passphrase(uuid, file, error.strerror or type(error).__name__) from None
+    except UnicodeDecodeError:
+        raise _no_passphrase(uuid, file, "it is not UTF-8 text") from None
+    if not text or len(content) > _LONGEST_PASSPHRASE:
+        raise _no_passphrase(uuid, file, "it is too large" if text else "it is empty")
+    return text
+
+
+def _no_passphrase(uuid: str, file: Path, why: str) -> Refused:
+    return Refused(
+        f"no passphrase for the LUKS container {uuid} in {file}: {why}",
+        code="luks_key_file",
+        hint="put the passphrase of one of its key slots into that file, readable for the hub, or mend "
+        "`luks_keys` in the policy",
+    )
+
+
+def cpu_level(run: Run) -> int | None:
+    """The x86-64 level of the processor that the recovered VM will have; None where it is not known."""
+    flags = run.destination.cpu_flags(run.vm)
+    # The controller is a 64-bit system and runs on this very processor.
+    return None if flags is None else max(1, level_of(flags))
 
 
 def planned_disks(run: Run, source: SourceVM) -> tuple[PlannedDisk, ...]:
@@ -85,13 +126,14 @@ def planned_disks(run: Run, source: SourceVM) -> tuple[PlannedDisk, ...]:
     )
 
 
-def make_plan(run: Run, source: SourceVM, facts: GuestFacts) -> Plan:
-    nics = _plan_nics(run, source, facts)
+def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) -> Plan:
+    """`cpu` is the x86-64 level of the destination's processor."""
+    nics, policy = _plan_nics(run, source, facts), run.policy
     return Plan(
         job=run.job,
         mode=run.mode,
         target=run.target.name,
-        decision=decide(facts, source, DISK_BUS, NIC_MODEL, run.policy.adapt, nics),
+        decision=decide(facts, source, policy.disk_bus, policy.nic_model, policy.adapt, nics, cpu),
         source=source,
         facts=facts,
         disks=planned_disks(run, source),
@@ -99,12 +141,20 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts) -> Plan:
         cpus=source.cpus,
         memory=source.memory,
         firmware=source.firmware,
-        disk_bus=DISK_BUS,
-        nic_model=NIC_MODEL,
-        report_deadline=run.policy.report_deadline,
-        serial_console=run.policy.serial_console,
-        warnings=facts.warnings,
+        disk_bus=policy.disk_bus,
+        nic_model=policy.nic_model,
+        report_deadline=policy.report_deadline,
+        serial_console=policy.serial_console,
+        warnings=(*facts.warnings, *_cpu_warnings(facts, cpu)),
     )
+
+
+def _cpu_warnings(facts: GuestFacts, cpu: int | None) -> list[str]:
+    """What is not known, or is not refused because the policy says: never adapt."""
+    needs = f"{facts.os_name} needs a processor of the level x86-64-v{facts.cpu_level}"
+    if facts.cpu_level > 1 and cpu is None:
+        return [f"{needs}; whether the destination's has it is not known"]
+    return [f"{needs}; the destination's has x86-64-v{cpu}"] if cpu and cpu < facts.cpu_level else []
 
 
 def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNic, ...]:

@@ -15,8 +15,10 @@ from typing import Protocol
 from refloat.model import (
     AttachedDisk,
     AttachedNic,
+    DiskBus,
     Firmware,
     Hardware,
+    NicModel,
     Observation,
     PowerState,
     RollbackPoint,
@@ -36,6 +38,15 @@ class Channel(Protocol):
 class Destination(Protocol):
     def hardware(self, vm: str) -> Hardware:
         """As defined now. A disk's volume is what is attached: an overlay while there is a rollback point."""
+        ...
+
+    def require_devices(self, bus: DiskBus, nic: NicModel) -> None:
+        """Refused where this platform has no such disks or no such adapters. Preflight asks it."""
+        ...
+
+    def cpu_flags(self, vm: str) -> frozenset[str] | None:
+        """The processor features that the guest of this VM sees, also after a promotion, as its
+        /proc/cpuinfo names them; None where that is not known. Changes nothing."""
         ...
 
     def power_state(self, vm: str) -> PowerState: ...

@@ -15,6 +15,7 @@ import libvirt
 
 from refloat.destinations.base import Channel
 from refloat.destinations.libvirt_console import open_channel, take_screenshot
+from refloat.destinations.libvirt_cpu import guest_flags
 from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_layers import Layers
 from refloat.destinations.libvirt_live import LiveNic, parse_disks, parse_forwards, parse_nics
@@ -28,13 +29,16 @@ from refloat.destinations.libvirt_spec import (
     NicSpec,
 )
 from refloat.destinations.libvirt_volumes import VolumePool
+from refloat.destinations.libvirt_xml import require_devices
 from refloat.errors import Failed, NotFound, Refused
 from refloat.libvirt_connection import Connection, libvirt_errors
 from refloat.model import (
     AttachedDisk,
     AttachedNic,
+    DiskBus,
     Firmware,
     Hardware,
+    NicModel,
     Observation,
     PowerState,
     RollbackPoint,
@@ -83,6 +87,18 @@ class LibvirtDestination:
             disks=tuple(AttachedDisk(disk.serial, disk.volume, disk.bus) for disk in spec.disks),
             nics=tuple(AttachedNic(nic.mac, nic.network, nic.model) for nic in spec.nics),
         )
+
+    def require_devices(self, bus: DiskBus, nic: NicModel) -> None:
+        require_devices(bus, nic)
+
+    def cpu_flags(self, vm: str) -> frozenset[str] | None:
+        """Known only of a VM that runs: libvirt's own models lack what QEMU adds to them."""
+        domain = self._domains.lookup(vm)
+        with libvirt_errors(f"read the processor of {vm}"):
+            if self._domains.power(domain)[0] is PowerState.OFF:
+                return None
+            defined = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            return guest_flags(self._connection.get(), self._domains.xml(domain), defined)
 
     def set_compute(self, vm: str, cpus: int, memory: int) -> None:
         """Memory is rounded up to whole MiB, as QEMU does."""

@@ -132,6 +132,17 @@ def _target(bus: DiskBus) -> tuple[str, str]:
     return DISK_TARGETS[bus]
 
 
+def require_devices(bus: DiskBus, nic: NicModel) -> None:
+    """Raises Refused for what `render_domain` has no words for."""
+    _target(bus)
+    if nic not in _NIC_MODELS:
+        raise Refused(
+            f"libvirt has no adapter {nic}",
+            code="nic_model",
+            hint=f"choose one of {', '.join(sorted(_NIC_MODELS))}",
+        )
+
+
 def _render_disks(devices: ET.Element, disks: tuple[DiskSpec, ...]) -> None:
     controllers = [bus for bus in _SCSI_MODELS if any(disk.bus is bus for disk in disks)]
     for index, disk in enumerate(disks):
@@ -357,4 +368,5 @@ __all__ = [
     "nic_alias",
     "parse_domain",
     "render_domain",
+    "require_devices",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from refloat.errors import Failed, NotFound, Refused
+from refloat.guest.linux.cpu import level_of
 from refloat.model import AttachedDisk, AttachedNic, DiskBus, Firmware, NicModel, PowerState
 from tests.contract.destination_rigs import LibvirtRig, Rig, libvirt_missing, libvirt_pool
 
@@ -64,6 +65,44 @@ def test_what_is_set_is_what_is_defined(rig: Rig) -> None:
     observed = there.observe(vm)
     assert observed.nics_linked == tuple(nic.mac for nic in nics)
     assert set(observed.disk_bytes_read) == {"ctl", "r0", "r1"}
+
+
+@pytest.mark.parametrize("bus", [DiskBus.VIRTIO_SCSI, DiskBus.SATA])
+@pytest.mark.parametrize("nic", [NicModel.VIRTIO, NicModel.E1000E])
+def test_other_hardware_runs_and_goes_back(rig: Rig, bus: DiskBus, nic: NicModel) -> None:
+    """A promotion to hardware by policy, its rollback points under it, and the way back."""
+    vm, there = rig.vm, rig.destination
+    there.require_devices(bus, nic)
+    there.snapshot(vm, REPLICAS, "job1")
+    before = there.hardware(vm)
+    replicas = tuple(AttachedDisk(disk.serial, disk.volume, bus) for disk in before.disks[1:])
+    nics = (AttachedNic("52:54:00:00:00:02", "test", nic),)
+    there.set_disks(vm, replicas)
+    there.set_nics(vm, nics)
+    assert (there.hardware(vm).disks, there.hardware(vm).nics) == (replicas, nics)
+    there.start(vm)
+    observed = there.observe(vm)
+    assert set(observed.disk_bytes_read) == set(REPLICAS) and observed.nics_linked == (nics[0].mac,)
+    assert {point.serial for point in there.rollback_points(vm, "job1")} == set(REPLICAS)
+    there.stop(vm, 0)
+    there.set_disks(vm, before.disks)
+    there.set_nics(vm, before.nics)
+    assert there.hardware(vm) == before
+    there.revert(vm, "job1")
+    assert attached(rig) == bases(rig)
+
+
+def test_hardware_that_the_platform_lacks_is_refused_beforehand(rig: Rig) -> None:
+    with pytest.raises(Refused) as caught:
+        rig.destination.require_devices(DiskBus.NVME, NicModel.VIRTIO)
+    assert caught.value.hint
+
+
+def test_the_guests_processor_is_known_while_it_runs(rig: Rig) -> None:
+    rig.destination.start(rig.vm)
+    flags = rig.destination.cpu_flags(rig.vm)
+    # Any x86-64 processor has these; how they are spelled is Linux's business.
+    assert flags is not None and level_of(flags) >= 1 and {"lm", "sse2", "pni"} <= flags
 
 
 def test_a_parked_disk_is_kept_and_comes_back(rig: Rig) -> None:

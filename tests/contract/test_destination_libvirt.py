@@ -19,6 +19,7 @@ from refloat.destinations.libvirt_live import is_closed, parse_disks, parse_nics
 from refloat.destinations.libvirt_volumes import VolumePool
 from refloat.destinations.libvirt_xml import DiskSpec, DomainType
 from refloat.errors import Refused, Unreachable
+from refloat.guest.linux.cpu import level_of, missing
 from refloat.lab.source_domain import render_source
 from refloat.libvirt_connection import Connection
 from refloat.model import AttachedNic, Firmware, PowerState
@@ -137,6 +138,33 @@ def test_a_merge_joins_the_job_of_a_killed_one(rig: LibvirtRig) -> None:
     rig.destination.merge(rig.vm, "job1")
     assert volumes_of(rig) == [disk.volume for disk in rig.disks]
     assert rig.destination.power_state(rig.vm) is PowerState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("model", "level", "lacks"),
+    [
+        ("qemu64", 1, ("popcnt", "sse4_2", "ssse3")),
+        ("Nehalem", 2, ("abm", "avx")),
+        # libvirt's own Haswell has neither abm nor f16c: only QEMU knows that its own has.
+        ("Haswell", 3, ("avx512f",)),
+    ],
+)
+def test_the_level_of_a_processor_is_that_of_qemu(
+    rig: LibvirtRig, model: str, level: int, lacks: tuple[str, ...]
+) -> None:
+    rig.domains.define(replace(rig.spec, cpu_model=model))
+    assert rig.destination.cpu_flags(rig.vm) is None, "off: nobody has asked QEMU"
+    rig.destination.start(rig.vm)
+    flags = rig.destination.cpu_flags(rig.vm)
+    assert flags is not None and level_of(flags) == level
+    assert set(lacks) <= set(missing(4, flags))
+
+
+def test_a_processor_like_the_hosts_is_known(rig: LibvirtRig) -> None:
+    rig.domains.define(replace(rig.spec, cpu_model="host-model"))
+    rig.destination.start(rig.vm)
+    flags = rig.destination.cpu_flags(rig.vm)
+    assert flags is not None and level_of(flags) >= 1
 
 
 def test_a_domain_of_others_is_never_redefined(rig: LibvirtRig) -> None:

@@ -18,6 +18,7 @@ from refloat.errors import Failed, RefloatError, Refused
 from refloat.guest.inspect import inspect
 from refloat.model import (
     Adaptation,
+    AdaptRequest,
     AttachedDisk,
     AttachedNic,
     DiskBus,
@@ -132,6 +133,8 @@ class FakeDestination:
     calls: list[str] = field(default_factory=list)
     hear: Callable[[], list[bytes]] = list
     picture: bytes = b""
+    flags: frozenset[str] | None = None
+    buses: tuple[DiskBus, ...] = (DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI, DiskBus.SATA)
 
     def _call(self, verb: str) -> None:
         self.calls.append(verb)
@@ -141,6 +144,13 @@ class FakeDestination:
 
     def hardware(self, vm: str) -> Hardware:
         return self.defined
+
+    def require_devices(self, bus: DiskBus, nic: NicModel) -> None:
+        if bus not in self.buses:
+            raise Refused(f"no disks by {bus} here", code="disk_bus", hint="choose another")
+
+    def cpu_flags(self, vm: str) -> frozenset[str] | None:
+        return self.flags
 
     def power_state(self, vm: str) -> PowerState:
         return self.power
@@ -244,12 +254,17 @@ class FakeController:
         self.fail = ""
         self.image: Path | None = None  # the content of the replica, where inspection is to be real
         self.cannot_look: Failed | None = None
+        self.asked: list[tuple[DiskBus, NicModel, dict[str, str]]] = []  # by inspect, then by adapt
+        self.request: AdaptRequest | None = None
 
     def health(self) -> Any:
         return SimpleNamespace(merged_point=self.merged)
 
-    def inspect(self, disks: Sequence[PlannedDisk], bus: DiskBus, nic: NicModel) -> Any:
+    def inspect(
+        self, disks: Sequence[PlannedDisk], bus: DiskBus, nic: NicModel, luks_keys: dict[str, str]
+    ) -> Any:
         """A refusal comes as it does over SSH."""
+        self.asked.append((bus, nic, luks_keys))
         if self.image:
             try:
                 return inspect({"sda": str(self.image)}, [disk.key for disk in disks], bus, nic)
@@ -267,12 +282,14 @@ class FakeController:
         return self.exports
 
     def adapt(self, request: Any, facts: Any, progress: Callable[[dict[str, Any]], None]) -> Adaptation:
+        self.request = request
+        self.asked.append((request.disk_bus, request.nic_model, request.luks_keys))
         progress({"message": "mounting"})
         if self.fail:
             raise Failed(self.fail, code="sabotage")
         self.adapted += 1
         return Adaptation(
-            GuestCaps((DiskBus.VIRTIO_BLK,), (NicModel.VIRTIO,), Firmware.BIOS, True, Remediation.SCHEDULED),
+            GuestCaps((request.disk_bus,), (request.nic_model,), Firmware.BIOS, True, Remediation.SCHEDULED),
             (),
             self.facts,
         )

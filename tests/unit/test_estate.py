@@ -9,7 +9,7 @@ from refloat.errors import NotFound, Refused
 from refloat.estate import Estate, load_estate
 from refloat.lab.estate import render_config, render_estate
 from refloat.lab.layout import Lab
-from refloat.model import Mode
+from refloat.model import DiskBus, Mode, NicModel
 from refloat.policy import NicRule, PinNames, Readdress, When
 
 
@@ -96,9 +96,41 @@ def test_adapters_that_cannot_be_meant(file: Path, nics: dict[str, object], word
         load_estate(change(file, "policies", "lab", "nics", to=nics))
 
 
+LUKS = "C0FFEE00-1111-4222-8333-444455556666"
+
+
+def test_hardware_and_keys_are_the_policys(file: Path) -> None:
+    plain = load_estate(file).policy("lab")
+    assert (plain.disk_bus, plain.nic_model) == (DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
+    change(file, "policies", "lab", "disk_bus", to="virtio-scsi")
+    change(file, "policies", "lab", "nic_model", to="e1000e")
+    change(file, "policies", "lab", "luks_keys", to={LUKS: "/etc/refloat/no-such-key"})
+    policy = load_estate(file).policy("lab")
+    assert (policy.disk_bus, policy.nic_model) == (DiskBus.VIRTIO_SCSI, NicModel.E1000E)
+    assert policy.luks_keys == {LUKS.lower(): "/etc/refloat/no-such-key"}, "no file is read here"
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"luks-root": "/key"}, "policies.lab.luks_keys.luks-root"),
+        ({f"{LUKS}\n": "/key"}, "policies.lab.luks_keys"),
+        ({LUKS: "key"}, "'key' is no absolute path"),
+        ({LUKS: "/key\0"}, "no absolute path"),
+        ({LUKS: ""}, "no absolute path"),
+        ({LUKS: "/key", LUKS.lower(): "/other"}, "one container is named twice"),
+    ],
+)
+def test_keys_that_cannot_be_meant(file: Path, keys: dict[str, str], words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        load_estate(change(file, "policies", "lab", "luks_keys", to=keys))
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
+        (("policies", "lab", "disk_bus"), "ide", "policies.lab.disk_bus"),
+        (("policies", "lab", "nic_model"), "rtl8139", "policies.lab.nic_model"),
         (("version",), 2, "version"),
         (("sites", "lab-source", "platform"), "xen", "sites.lab-source.platform"),
         (("policies", "lab", "shutdown_deadline"), -1, "policies.lab.shutdown_deadline"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +13,25 @@ from typing import Any
 import pytest
 
 from refloat.errors import Failed, RefloatError, Refused
+from refloat.evidence.collect import bundle
 from refloat.failover import RUNS_LIVE, check_invariants
+from refloat.guest.linux.cpu import LEVELS
 from refloat.jobs import engine as engine_module
+from refloat.jobs import steps
 from refloat.jobs.engine import Engine
 from refloat.jobs.states import finish_job
-from refloat.model import JobState, PowerState, TargetState, Verdict, Word
-from refloat.policy import AfterDeadline, OnFailure, Policy
+from refloat.model import (
+    DiskBus,
+    Hardware,
+    JobState,
+    NicModel,
+    Plan,
+    PowerState,
+    TargetState,
+    Verdict,
+    Word,
+)
+from refloat.policy import AdaptChoice, AfterDeadline, OnFailure, Policy
 from refloat.run import Run
 from tests.unit.builders import FACTS, replace
 from tests.unit.fakes import World, make_world
@@ -140,9 +155,54 @@ def disk_cannot_come_back(world: World) -> None:
     )
 
 
+def processor(level: int) -> frozenset[str]:
+    return frozenset(flag for number, flags in LEVELS.items() if number <= level for flag in flags)
+
+
+def processor_is_too_old(world: World) -> None:
+    world.controller.facts = replace(FACTS, cpu_level=3)
+    world.destination.flags = processor(2)
+
+
+def no_such_disks(world: World) -> None:
+    world.policy = Policy(disk_bus=DiskBus.NVME)
+
+
+UUID = "c0ffee00-1111-4222-8333-444455556666"
+
+
+def key_policy(file: Path) -> Policy:
+    return Policy(report_deadline=5, luks_keys={UUID: str(file)})
+
+
+def no_key_file(world: World) -> None:
+    world.policy = key_policy(world.directory / "none.key")
+
+
+def key_file_with(content: bytes) -> Callable[[World], None]:
+    def make(world: World) -> None:
+        file = world.directory / "luks.key"
+        file.write_bytes(content)
+        world.policy = key_policy(file)
+
+    return make
+
+
+def key_file_is_a_pipe(world: World) -> None:
+    os.mkfifo(world.directory / "luks.key")
+    world.policy = key_policy(world.directory / "luks.key")
+
+
 @pytest.mark.parametrize(
     ("break_it", "code", "words"),
     [
+        (processor_is_too_old, "guest_refused", "x86-64-v3, the destination's has x86-64-v2"),
+        (no_such_disks, "disk_bus", "no disks by nvme here"),
+        (no_key_file, "luks_key_file", "none.key: No such file or directory"),
+        (key_file_with(b"\n"), "luks_key_file", "it is empty"),
+        (key_file_with(b"\xff\xfe"), "luks_key_file", "it is not UTF-8 text"),
+        (key_file_with(b"a" * 70_000), "luks_key_file", "it is too large"),
+        (key_file_is_a_pipe, "luks_key_file", "it is not a plain file"),
         (two_systems, "guest_refused", "two systems are installed"),
         (no_system, "guest_root_missing", "no Linux root filesystem was found on the guest's disks (sda"),
         (boot_is_full, "guest_refused", "/boot has 3 MiB free"),
@@ -173,6 +233,85 @@ def test_what_was_refused_can_be_mended_and_started_again(world: World, engine: 
     reach(world, job, JobState.REFUSED)
     world.destination.free = 1 << 40
     reach(world, started(world, engine), JobState.AWAITING_COMMIT)
+
+
+PASSPHRASE = "correct horse battery staple"
+
+
+def test_passphrases_reach_the_controller_and_nothing_else(
+    world: World, engine: Engine, caplog: pytest.LogCaptureFixture, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("keys") / "luks.key"
+    file.write_text(f"{PASSPHRASE}\n")
+    caplog.set_level(logging.DEBUG)
+    world.policy = key_policy(file)
+    job = started(world, engine)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    assert [keys for _, _, keys in world.controller.asked] == [{UUID: PASSPHRASE}] * 2
+    written = [path for path in world.directory.rglob("*") if path.is_file()]
+    assert any(path.name.startswith("refloat.sqlite") for path in written)
+    for path in written:
+        assert PASSPHRASE.encode() not in path.read_bytes(), path
+    assert PASSPHRASE not in str(bundle(world.store, job, world.directory))
+    assert PASSPHRASE not in caplog.text
+    assert PASSPHRASE not in repr((world.run(job), world.controller.request))
+
+
+def test_a_passphrase_that_is_gone_when_it_is_needed_again(world: World, engine: Engine) -> None:
+    key_file_with(b"secret")(world)
+    just_before_adapting = world.controller.stop_exports
+
+    def stop_exports() -> str:
+        (world.directory / "luks.key").unlink()
+        return just_before_adapting()
+
+    world.controller.stop_exports = stop_exports  # type: ignore[method-assign]
+    job = started(world, engine)
+    reach(world, job, JobState.ROLLED_BACK)
+    error = world.store.job(job).error
+    assert error is not None and error["code"] == "luks_key_file"
+    assert world.controller.adapted == 0 and not world.destination.overlays
+
+
+@pytest.mark.parametrize(
+    ("bus", "nic"), [(DiskBus.VIRTIO_SCSI, NicModel.VIRTIO), (DiskBus.SATA, NicModel.E1000E)]
+)
+def test_the_policys_hardware_is_the_recovered_vms_until_a_rollback(
+    world: World, engine: Engine, bus: DiskBus, nic: NicModel
+) -> None:
+    world.policy = Policy(report_deadline=5, disk_bus=bus, nic_model=nic)
+    before = world.destination.hardware("")
+    job = started(world, engine)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    assert [(one, other) for one, other, _ in world.controller.asked] == [(bus, nic)] * 2
+    promoted = world.store.load(job, "promoted", Hardware)
+    assert promoted is not None
+    assert {disk.bus for disk in promoted.disks} == {bus}
+    assert {adapter.model for adapter in promoted.nics} == {nic}
+    engine.tell(job, "rollback", "1")
+    reach(world, job, JobState.ROLLED_BACK)
+    assert world.destination.hardware("") == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "choice", "words"),
+    [
+        (None, AdaptChoice.AUTO, "whether the destination's has it is not known"),
+        (processor(1), AdaptChoice.NEVER, "the destination's has x86-64-v1"),
+        (processor(2), AdaptChoice.AUTO, ""),
+        (processor(4), AdaptChoice.AUTO, ""),
+    ],
+)
+def test_what_is_not_known_of_the_processor_is_a_warning(
+    world: World, flags: frozenset[str] | None, choice: AdaptChoice, words: str
+) -> None:
+    world.controller.facts = replace(FACTS, cpu_level=2)
+    world.destination.flags = flags
+    world.policy = Policy(adapt=choice)
+    run = world.run(world.job())
+    assert steps.perform(run, "preflight") is None
+    warnings = run.need("plan", Plan).warnings
+    assert any(words in warning for warning in warnings) if words else not warnings
 
 
 def test_an_undo_that_fails_blocks_but_the_source_comes_back(world: World, engine: Engine) -> None:

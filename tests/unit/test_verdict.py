@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from refloat.model import (
+    DiskBus,
     Facet,
     FacetState,
     Findings,
@@ -19,6 +20,7 @@ from refloat.model import (
     NetworkMode,
     NicConfig,
     NicMethod,
+    NicModel,
     NicReport,
     Observation,
     Plan,
@@ -43,6 +45,15 @@ def found(
 
 def test_full_proof_from_inside_and_outside_succeeds() -> None:
     assert found().word is Word.SUCCEEDED
+
+
+def test_hardware_without_virtio_needs_no_virtio_driver() -> None:
+    plan = replace(PLAN, disk_bus=DiskBus.SATA, nic_model=NicModel.E1000E)
+    disks = tuple(replace(disk, bus=DiskBus.SATA) for disk in PROMOTED.disks)
+    nics = tuple(replace(nic, model=NicModel.E1000E) for nic in PROMOTED.nics)
+    silent = replace(REPORT, drivers=())
+    assert found(silent, plan=plan, promoted=replace(PROMOTED, disks=disks, nics=nics)).word is Word.SUCCEEDED
+    assert found(silent).word is Word.PARTIAL
 
 
 @pytest.mark.parametrize(
