@@ -204,12 +204,15 @@ def unsupported(os_release: Mapping[str, str]) -> str | None:
     return next((row.because for row in UNSUPPORTED if identity in row.ids), None)
 
 
+_OS_RELEASE_LINE = 16384  # characters; shlex takes long on endless ones
+
+
 def parse_os_release(text: str) -> dict[str, str]:
     """os-release(5): KEY=VALUE with shell quoting. Lines that are no assignment are ignored."""
     values = {}
     for line in text.splitlines():
         key, separator, value = line.strip().partition("=")
-        if not separator or not key.isidentifier():
+        if not separator or not key.isidentifier() or len(line) > _OS_RELEASE_LINE:
             continue
         try:
             values[key] = "".join(shlex.split(value))

@@ -140,7 +140,7 @@ def _new_files(
 def _new_index(modules: KernelModules, work: Path) -> Iterator[tuple[str, bytes]]:
     base = work / "lib/modules" / modules.version
     (base / "modules.order").write_bytes(modules.order())
-    run(["depmod", "-b", str(work), modules.version], timeout=300)
+    run(["depmod", "-b", str(work), "--", modules.version], timeout=300)
     for name in _INDEX:
         if (base / name).is_file():
             yield name, (base / name).read_bytes()

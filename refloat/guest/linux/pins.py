@@ -92,7 +92,7 @@ def mend_wait(path: str, text: str, names: DeviceNames) -> Rewritten:
     """dracut's initqueue/finished/devexists-*.sh: the boot goes on when every one of them succeeds."""
     draft = _Draft(text.split("\n"))
     for index, line in enumerate(draft.lines):
-        for name in _DEVICE.findall(line):
+        for name in dict.fromkeys(_DEVICE.findall(line)):
             link = _link(name, names)
             if link == "":
                 draft.warnings.append(f"{path}: the boot does not wait for {name} any more")

@@ -17,8 +17,8 @@ _MAC = r"([0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5})"
 # SYSFS is the word of udev before 2011.
 _ADDRESS = re.compile(rf'(?:ATTRS?|SYSFS)\{{address\}}=="{_MAC}"')
 _NAME = re.compile(r'(?:^|[,\s])NAME:?="([A-Za-z0-9_.-]{1,15})"')
-_LINK_ADDRESS = re.compile(rf"^\s*(?:Permanent)?MACAddress\s*=\s*{_MAC}\s*$", re.MULTILINE)
-_LINK_NAME = re.compile(r"^\s*Name\s*=\s*([A-Za-z0-9_.-]{1,15})\s*$", re.MULTILINE)
+_LINK_ADDRESS = re.compile(rf"^[ \t]*(?:Permanent)?MACAddress[ \t]*=[ \t]*{_MAC}[ \t\r]*$", re.MULTILINE)
+_LINK_NAME = re.compile(r"^[ \t]*Name[ \t]*=[ \t]*([A-Za-z0-9_.-]{1,15})[ \t\r]*$", re.MULTILINE)
 
 
 def tied(tree: Tree, nics: Sequence[NicConfig]) -> tuple[NicConfig, ...]:

@@ -24,7 +24,7 @@ LVM_LOCAL = "/etc/lvm/lvmlocal.conf"
 # Types of ids that are made from what is on the disk.
 _OWN_TYPES = frozenset({"crypt_uuid", "md_uuid", "lvmlv_uuid", "loop_file"})
 _USED = re.compile(r"(?:^|[\s{/])use_devicesfile\s*=\s*(\d+)")
-_FILTER = re.compile(r'(?:^|[\s{/])((?:global_)?filter)\s*=\s*(\[(?:[^"\]]|"[^"]*")*\]|"[^"]*")')
+_FILTER = re.compile(r'(?:^|[\s{/])((?:global_)?filter)\s*=\s*(\[(?:[^"\[\]]|"[^"]*+")*+\]|"[^"]*")')
 _PATTERN = re.compile(r'"([^"]*)"')
 _BUS = re.compile(r"(?<![a-z])(?:sd|hd|xvd|vd|nvme)(?![a-z]{2})|by-id|by-path|mpath|emcpower")
 _EVERYTHING = frozenset({".*", ".*/", "/dev", "/dev/", "/dev/.*", "/.*/", ".*/.*"})
