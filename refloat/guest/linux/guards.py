@@ -18,7 +18,9 @@ CLOUD_CONFIG = "/etc/cloud/cloud.cfg"
 # Read last: the names in this directory are read in their order.
 GUARD = "/etc/cloud/cloud.cfg.d/99-zz-refloat-guard.cfg"
 DISABLED = "/etc/cloud/cloud-init.disabled"
-_INSTANCE = "/var/lib/cloud/instance"
+# What cloud-init knows of its instance. Without it (after a clean, say) the guard does not hold: cloud-init
+# looks for its instance, finds a new one, and made new host keys on a real Debian 13.
+_INSTANCE = "/var/lib/cloud/instance/obj.pkl"
 _STATE = "/var/lib"
 _GUARD_TEXT = """\
 # Written by Refloat: this machine was recovered onto other virtual hardware. It is the same instance as
@@ -28,8 +30,8 @@ manual_cache_clean: true
 network: {config: disabled}
 """
 _DISABLED_TEXT = """\
-Written by Refloat: cloud-init has not run on this machine before its recovery onto other virtual hardware,
-and must not take it for a new instance now. Remove this file to enable it.
+Written by Refloat: cloud-init has no record of an instance from before this machine's recovery onto other
+virtual hardware, and must not take it for a new instance now. Remove this file to enable it.
 """
 _RULES = "/etc/udev/rules.d"
 _PERSISTENT_NET = re.compile(r"\d+-.*persistent-net.*\.rules")
@@ -37,7 +39,11 @@ _PERSISTENT_NET = re.compile(r"\d+-.*persistent-net.*\.rules")
 
 def look(tree: Tree, notes: Notes) -> None:
     if _has_cloud_init(tree):
-        seen = "and keeps its instance" if _may_have_run(tree) else "which has never run, and stays disabled"
+        seen = (
+            "and keeps its instance"
+            if _knows_its_instance(tree)
+            else "with no record of its instance, and stays disabled"
+        )
         notes.warnings.append(f"cloud-init is installed {seen}")
 
 
@@ -50,7 +56,7 @@ def _has_cloud_init(tree: Tree) -> bool:
     return tree.is_file(CLOUD_CONFIG) and not tree.exists(DISABLED)
 
 
-def _may_have_run(tree: Tree) -> bool:
+def _knows_its_instance(tree: Tree) -> bool:
     """Its own state says so, if it can be seen: /var may be a filesystem or a subvolume of its own (SUSE's
     default), of which nothing is mounted here."""
     return tree.exists(_INSTANCE) or not tree.listdir(_STATE)
@@ -60,7 +66,7 @@ def _cloud_init(tree: Tree, journal: Journal) -> int:
     """With the cache declared as trusted, cloud-init takes its old instance whatever the platform says."""
     if not _has_cloud_init(tree):
         return 0
-    if not _may_have_run(tree):
+    if not _knows_its_instance(tree):
         return journal.write_text(
             DISABLED, _DISABLED_TEXT, "cloud-init must not take this for a new instance"
         )

@@ -33,6 +33,7 @@ def guest(tmp_path: Path) -> Path:
     (root / "etc/udev/rules.d").mkdir(parents=True)
     (root / "etc/udev/rules.d/70-persistent-net.rules").write_text(RULES)
     (root / "var/lib/cloud/instances/i-1").mkdir(parents=True)
+    (root / "var/lib/cloud/instances/i-1/obj.pkl").write_bytes(b"what cloud-init knows")
     (root / "var/lib/cloud/instance").symlink_to("/var/lib/cloud/instances/i-1")
     return root
 
@@ -56,7 +57,7 @@ def test_cloud_init_keeps_its_instance_and_its_hands_off_the_network(guest: Path
 
 
 def test_a_cloud_init_that_never_ran_does_not_begin_now(guest: Path, tmp_path: Path) -> None:
-    (guest / "var/lib/cloud/instance").unlink()
+    (guest / "var/lib/cloud/instances/i-1/obj.pkl").unlink()  # as after a clean, or an upgrade
     assert list(change(guest, tmp_path / "run")) == [guards.DISABLED]
     assert list(change(guest, tmp_path / "run")) == [guards.DISABLED]
 
