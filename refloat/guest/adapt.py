@@ -19,7 +19,7 @@ from refloat.guest.families import FAMILIES, Family
 from refloat.guest.firstboot.staging import stage
 from refloat.guest.host import KERNEL, Host
 from refloat.guest.inspect import examine
-from refloat.guest.journal import Journal
+from refloat.guest.journal import Journal, has_begun
 from refloat.guest.linux import boot, guards, kernels, persistence, storage
 from refloat.guest.linux.edits import Progress
 from refloat.guest.linux.selinux import labels
@@ -57,7 +57,6 @@ def adapt(
         progress("mount", {"root": facts.root.uuid})
         with host.mounted_system(found, run_dir / "mnt", writable=True) as tree:
             facts = _facts_before(run_dir, lambda: _look_again(tree, found, request, facts))
-            check(facts)
             journal = Journal(run_dir, tree, labels=labels(tree))
             change(tree, journal, request, facts, progress)
     progress("flush", {"changes": len(journal.changes())})
@@ -142,10 +141,15 @@ def _system_mounts(found: Found) -> set[Mount]:
 
 
 def _facts_before(run_dir: Path, look: Callable[[], GuestFacts]) -> GuestFacts:
-    """What was seen before the first change: a run after a kill finds a guest that is half adapted."""
+    """What was seen before the first change: a run after a kill finds a guest that is half adapted.
+
+    Until then it is looked at anew each time: what was refused may be mended, and a kernel installed.
+    """
     path = run_dir / "facts.json"
-    if not path.exists():
-        write_durably(path, json.dumps(encode(look())).encode())
+    if not path.exists() or not has_begun(run_dir):
+        facts = look()
+        check(facts)
+        write_durably(path, json.dumps(encode(facts)).encode())
     return decode(GuestFacts, json.loads(path.read_bytes()))
 
 

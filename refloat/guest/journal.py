@@ -25,6 +25,7 @@ from refloat.guest.tree import GuestFileError, Meta, Tree
 from refloat.model import Change, ChangeKind, FileState
 
 DIFF_LIMIT = 64 * 1024
+_FILE = "journal.jsonl"
 _CHUNK = 1024 * 1024
 _NO_NEWLINE = "\n\\ No newline at end of file\n"
 
@@ -53,7 +54,7 @@ class Journal:
         self._labels = labels
         self._backups = directory / "backups"
         self._backups.mkdir(parents=True, exist_ok=True)
-        self._path = directory / "journal.jsonl"
+        self._path = directory / _FILE
         self._entries = _load(self._path)
 
     def changes(self) -> tuple[Change, ...]:
@@ -186,6 +187,11 @@ class Journal:
         if fresh:
             sync_directory(self._path.parent)
         self._entries[seq] = entry
+
+
+def has_begun(directory: Path) -> bool:
+    """Whether a guest may have been changed by a journal in this directory."""
+    return (directory / _FILE).exists()
 
 
 def _same_start(entry: Change, change: Change) -> bool:

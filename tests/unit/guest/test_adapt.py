@@ -12,6 +12,7 @@ import pytest
 
 from refloat import codec
 from refloat.errors import Refused
+from refloat.guest.adapt import _facts_before as facts_before
 from refloat.guest.adapt import change, check
 from refloat.guest.inspect import examine
 from refloat.guest.journal import Journal
@@ -106,6 +107,19 @@ def test_repeating_changes_nothing(tree: Tree, root: Path, tmp_path: Path) -> No
 
 class Killed(BaseException):
     """Stands for kill -9."""
+
+
+def test_a_guest_is_looked_at_anew_until_something_was_changed(tree: Tree, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    early = facts_of(tree)
+    later = replace(early, hostname="renamed since")
+    with pytest.raises(Refused, match="broken"):
+        facts_before(run, lambda: replace(early, problems=("/etc/fstab:1: broken",)))
+    assert facts_before(run, lambda: early) == early, "what was refused has been mended"
+    assert facts_before(run, lambda: later) == later, "it ran in between"
+    Journal(run, tree).directory("/etc/refloat", "first boot")
+    assert facts_before(run, lambda: early) == later
 
 
 def test_kill_at_every_write_ends_the_same(tmp_path: Path) -> None:
