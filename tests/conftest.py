@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No time limit for a single example: the machine may be busy. Where time matters, a test measures it.
+settings.register_profile("refloat", deadline=None)
+settings.load_profile("refloat")
 
 HERE = Path(__file__).parent
 MARKS = {

@@ -221,6 +221,7 @@ clean_up() {
     # services have nothing that they would run.
     rm -rf "$ETC.done"
     mv "$ETC" "$ETC.done" || { problem "could not remove /etc/refloat" && return 1; }
+    rm -f "$ETC.done/secrets"
     clean_left=''
     while read -r clean_path; do
         case $clean_path in

@@ -38,13 +38,14 @@ _PERSISTENT_NET = re.compile(r"\d+-.*persistent-net.*\.rules")
 
 
 def look(tree: Tree, notes: Notes) -> None:
-    if _has_cloud_init(tree):
-        seen = (
-            "and keeps its instance"
-            if _knows_its_instance(tree)
-            else "with no record of its instance, and stays disabled"
-        )
-        notes.warnings.append(f"cloud-init is installed {seen}")
+    if not _has_cloud_init(tree):
+        return
+    seen = "and keeps its instance"
+    if not _knows_its_instance(tree):
+        seen = "with no record of its instance, and stays disabled"
+    elif not tree.exists(_INSTANCE):
+        seen = f"and keeps its instance, if {_STATE} has a record of one: it lies on a filesystem not looked into"
+    notes.warnings.append(f"cloud-init is installed {seen}")
 
 
 def change(tree: Tree, journal: Journal, request: AdaptRequest, progress: Progress) -> None:
