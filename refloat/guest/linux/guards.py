@@ -44,7 +44,7 @@ def look(tree: Tree, notes: Notes) -> None:
     if not _knows_its_instance(tree):
         seen = "with no record of its instance, and stays disabled"
     elif not tree.exists(_INSTANCE):
-        seen = f"and keeps its instance, if {_STATE} has a record of one: it lies on a filesystem not looked into"
+        seen = f"and keeps its instance; whether {_STATE} has a record of one could not be looked up"
     notes.warnings.append(f"cloud-init is installed {seen}")
 
 
