@@ -35,6 +35,7 @@ _BTRFS_FORGET = 0x50009405  # BTRFS_IOC_FORGET_DEV: int64 fd, char name[4088]
 _TIMEOUT = 120
 _SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
 _SUBVOLUMES = 64  # looked at
+_BUSY = re.compile(rb"busy|Read-only file system|write-protected")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -151,11 +152,13 @@ def _inside(mountpoint: Path, inner: str) -> Path:
 def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> None:
     options = _options(found, subvolume, writable)
     _forget(found)
-    argv = ["mount", "-t", found.filesystem.kind, "-o", ",".join(options), found.node, str(mountpoint)]
+    # -w: never read-only instead, as mount does with a loop device that is left from a read-only mount.
+    argv = ["mount", *(["-w"] if writable else []), "-t", found.filesystem.kind]
+    argv += ["-o", ",".join(options), found.node, str(mountpoint)]
     for _ in range(20):
         done = run(argv, timeout=_TIMEOUT, check=False)
         # A loop device is freed some time after its last mount; until then its image counts as busy.
-        if done.returncode == 0 or "loop" not in options or b"busy" not in done.stderr:
+        if done.returncode == 0 or "loop" not in options or not _BUSY.search(done.stderr):
             break
         time.sleep(0.2)
     if done.returncode != 0:

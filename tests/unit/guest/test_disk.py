@@ -14,7 +14,7 @@ import pytest
 
 from refloat.errors import Refused
 from refloat.guest.adapt import adapt
-from refloat.guest.disk import find_filesystems, flush, mounted_system
+from refloat.guest.disk import CannotMount, find_filesystems, flush, mounted, mounted_system
 from refloat.guest.inspect import inspect
 from refloat.guest.linux import storage
 from refloat.guest.tree import GuestFileError, Meta
@@ -128,6 +128,16 @@ def test_mount_left_by_a_killed_run_is_removed(disks: dict[str, str], tmp_path: 
     _run("mount", "-o", f"loop,offset={START}", disks["disk-a"], str(left))
     adapt(request(facts), disks, facts, tmp_path / "run", quiet)
     assert str(left) not in mounts()
+
+
+def test_writable_is_never_read_only_instead(disks: dict[str, str], tmp_path: Path) -> None:
+    """While a read-only mount holds the image's loop device, mount would take that one, and only warn."""
+    found = next(one for one in find_filesystems(disks) if one.filesystem.uuid == ROOT_UUID)
+    writable = mounted(found, tmp_path / "second", writable=True)
+    with mounted(found, tmp_path / "first"), pytest.raises(CannotMount), writable:
+        raise AssertionError("mounted, but read-only")
+    with mounted(found, tmp_path / "second", writable=True) as root:
+        (root / "written").write_bytes(b"")
 
 
 def test_two_roots_are_ambiguous_and_none_is_said(disks: dict[str, str], tmp_path: Path) -> None:
