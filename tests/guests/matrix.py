@@ -94,6 +94,7 @@ MATRIX: tuple[GuestCase, ...] = (
         network_stack="networkmanager",
         control=True,
         default=True,
+        booted=True,
     ),
     GuestCase(
         name="debian13-ext4-netplan-cloudinit",
