@@ -120,6 +120,7 @@ MATRIX: tuple[GuestCase, ...] = (
         nics=(ENS192_BOTH, ENS224),
         swapped=True,
         default=True,
+        booted=True,
     ),
     GuestCase(
         name="debian13-uefi-netplan",
