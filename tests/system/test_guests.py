@@ -17,7 +17,7 @@ import pytest
 from refloat.command import run
 from refloat.model import GuestReport
 from tests.guests.adaptation import JOB, SECRETS, Adapted, Order, adapted
-from tests.guests.build import Guest, built, identity
+from tests.guests.build import PASSPHRASE, Guest, built, identity
 from tests.guests.controller import adapted_there
 from tests.guests.machine import Listener, Machine, free_port, machine, recovery_hardware
 from tests.guests.matrix import MATRIX, GuestCase
@@ -79,7 +79,8 @@ def test_unadapted_guest_does_not_reach_its_root(case: GuestCase, tmp_path: Path
 
 
 def _adapt(case: GuestCase, disk: Path, tmp_path: Path) -> Adapted:
-    order = Order({nic.name: nic.mac for nic in case.nics}, {})
+    keys = {identity(case, "luks"): PASSPHRASE} if case.layout == "luks" else {}
+    order = Order({nic.name: nic.mac for nic in case.nics}, keys)
     if case.in_controller:
         return adapted_there(order, disk, tmp_path)
     return adapted(order, str(disk), tmp_path / "run")
@@ -100,6 +101,9 @@ def _boot(case: GuestCase, guest: Guest, disk: Path, tmp_path: Path) -> Booted:
     nics = tuple(reversed(case.nics)) if case.swapped else case.nics
     argv = recovery_hardware(disk, nics, port, case.firmware, tmp_path)
     with machine(tmp_path, argv, ("report",)) as running:
+        if case.layout == "luks":
+            running.wait(lambda: b"Please unlock disk" in running.console)
+            running.send("serial", f"{PASSPHRASE}\n".encode())
         listener = Listener(running, JOB, SECRETS)
         report = listener.final()
         return Booted(report, _ask(guest, port, running), tuple(listener.rejected))
