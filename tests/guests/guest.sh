@@ -11,6 +11,7 @@ echo "$NAME" >/etc/hostname
 printf '127.0.0.1\tlocalhost\n127.0.1.1\t%s\n' "$NAME" >/etc/hosts
 printf '%s\n' "$MACHINE_ID" >/etc/machine-id
 rm -f /var/lib/dbus/machine-id /etc/resolv.conf
+systemd-sysusers # as its first boot did, years ago: it adds users (Debian 11: systemd-coredump)
 useradd --create-home --uid 1000 --user-group --shell /bin/bash app
 install -d -m 0700 /root/.ssh
 echo "$KEY" >/root/.ssh/authorized_keys
@@ -37,7 +38,7 @@ esac
     [ "$FIRMWARE" = bios ] || echo '/dev/sda1 /boot/efi vfat umask=0077 0 1'
 } >/etc/fstab
 mkdir -p /boot/efi
-[ "$LAYOUT" != luks ] || echo "sda2_crypt UUID=$LUKS_UUID none luks,discard" >/etc/crypttab
+[ "$LAYOUT" != luks ] || echo "sda2_crypt UUID=$LUKS_UUID none luks,discard,initramfs" >/etc/crypttab
 
 # --- network --------------------------------------------------------------------------------------
 ifupdown() {
