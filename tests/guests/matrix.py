@@ -107,6 +107,7 @@ MATRIX: tuple[GuestCase, ...] = (
         network_stack="netplan",
         cloud_init=True,
         default=True,
+        booted=True,
     ),
     GuestCase(
         name="debian12-btrfs-two-nics-ipv6",
