@@ -82,6 +82,7 @@ MATRIX: tuple[GuestCase, ...] = (
         initramfs_tool="initramfs-tools",
         network_stack="ifupdown",
         default=True,
+        booted=True,
     ),
     GuestCase(
         name="debian12-xfs-dracut-networkmanager",
