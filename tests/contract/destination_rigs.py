@@ -22,8 +22,9 @@ from refloat.destinations.libvirt import LibvirtDestination
 from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_live import parse_disks
 from refloat.destinations.libvirt_xml import DiskSpec, DomainSpec, DomainType, NetworkAttach, NicSpec
+from refloat.destinations.simulated import SimulatedDestination, SimulatedNetwork
 from refloat.libvirt_connection import Connection
-from refloat.model import AttachedDisk
+from refloat.model import AttachedDisk, AttachedNic, Firmware, Hardware, PowerState
 
 URI = os.environ.get("REFLOAT_TEST_LIBVIRT", "qemu:///system")
 MIB = 1 << 20
@@ -53,6 +54,8 @@ class Rig(Protocol):
     def other_user_of(self, volume: str) -> None:
         """Another VM, off, gets this volume attached."""
         ...
+
+    def close(self) -> None: ...
 
 
 class LibvirtRig:
@@ -129,6 +132,44 @@ class LibvirtRig:
             self.destination.destroy(name)
         for volume in self.volumes():
             Path(volume).unlink()
+
+
+class SimulatedRig:
+    networks = {  # noqa: RUF012
+        "management": SimulatedNetwork("10.20.30.0/24"),
+        "test": SimulatedNetwork("10.20.40.0/24"),
+    }
+
+    def __init__(self, directory: Path) -> None:
+        self.destination = SimulatedDestination(directory, self.networks)
+        self.vm = "rf-test"
+        disks = []
+        for serial, size in (("ctl", MIB), ("r0", 4 * MIB), ("r1", 2 * MIB)):
+            volume = self.destination.volumes.create(f"{serial}.raw", size)
+            Path(volume).write_bytes(os.urandom(size))
+            disks.append(AttachedDisk(serial, volume))
+        self.disks = tuple(disks)
+        nic = AttachedNic("52:54:00:12:34:56", "management")
+        self.destination.create(self.vm, Hardware(1, 64 * MIB, Firmware.BIOS, self.disks, (nic,)))
+
+    def content(self, volume: str) -> str:
+        return hashlib.sha256(Path(volume).read_bytes()).hexdigest()
+
+    def volumes(self) -> set[str]:
+        return {str(path) for path in self.destination.volumes.directory.iterdir()}
+
+    def guest_writes(self, serial: str, byte: int) -> None:
+        self.destination.guest_writes(self.vm, serial, MIB, bytes([byte]) * 64 * 1024)
+
+    def pause(self) -> None:
+        self.destination.guest_ends(self.vm, PowerState.PAUSED, "paused")
+
+    def other_user_of(self, volume: str) -> None:
+        hardware = Hardware(1, 64 * MIB, Firmware.BIOS, (AttachedDisk("d", volume),), ())
+        self.destination.create(f"{self.vm}-other", hardware)
+
+    def close(self) -> None:
+        """Everything lies in the test's own directory."""
 
 
 def qemu_img(*arguments: str) -> None:

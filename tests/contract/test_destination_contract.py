@@ -10,23 +10,27 @@ import pytest
 from refloat.errors import Failed, NotFound, Refused
 from refloat.guest.linux.cpu import level_of
 from refloat.model import AttachedDisk, AttachedNic, DiskBus, Firmware, NicModel, PowerState
-from tests.contract.destination_rigs import LibvirtRig, Rig, libvirt_missing, libvirt_pool
+from tests.contract.destination_rigs import LibvirtRig, Rig, SimulatedRig, libvirt_missing, libvirt_pool
 
 REPLICAS = ("r0", "r1")
 
 
-@pytest.fixture(scope="module", params=["libvirt"])
-def storage(request: pytest.FixtureRequest) -> Iterator[tuple[Path, str]]:
+@pytest.fixture(scope="module")
+def pool() -> Iterator[tuple[Path, str]]:
     reason = libvirt_missing()
     if reason:
         pytest.skip(reason)
-    with libvirt_pool() as pool:
-        yield pool
+    with libvirt_pool() as made:
+        yield made
 
 
-@pytest.fixture
-def rig(storage: tuple[Path, str]) -> Iterator[Rig]:
-    made = LibvirtRig(*storage)
+@pytest.fixture(params=["libvirt", "simulated"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    made: Rig
+    if request.param == "libvirt":
+        made = LibvirtRig(*request.getfixturevalue("pool"))
+    else:
+        made = SimulatedRig(tmp_path)
     try:
         yield made
     finally:
