@@ -77,8 +77,8 @@ class Network(Form):
 
 
 class Site(Form):
-    platform: Literal["libvirt"]
-    uri: str
+    platform: Literal["libvirt", "simulated"]
+    uri: str  # of a simulated site: the directory of its world, which both sides share
     networks: dict[Name, Network] = {}
 
 

@@ -10,6 +10,7 @@ from refloat.destinations.libvirt import LibvirtDestination
 from refloat.destinations.libvirt_spec import AttachKind, NetworkAttach
 from refloat.estate import Estate, Network
 from refloat.model import Target
+from refloat.simulated.world import World
 from refloat.sources.base import Source
 from refloat.sources.libvirt import LibvirtSource
 
@@ -23,20 +24,28 @@ class Platforms:
         self._sources: dict[str, Source] = {}
         self._destinations: dict[str, Destination] = {}
         self._controllers: dict[str, ControllerClient] = {}
+        self._worlds: dict[str, World] = {}
 
     def source(self, site: str) -> Source:
         if site not in self._sources:
-            self._sources[site] = LibvirtSource(self._estate.sites[site].uri)
+            form = self._estate.sites[site]
+            simulated = form.platform == "simulated"
+            self._sources[site] = self._world(form.uri).source if simulated else LibvirtSource(form.uri)
         return self._sources[site]
 
     def destination(self, site: str) -> Destination:
         if site not in self._destinations:
             form = self._estate.sites[site]
+            if form.platform == "simulated":
+                return self._world(form.uri).destination
             networks = {name: _attach(network) for name, network in form.networks.items()}
             self._destinations[site] = LibvirtDestination(form.uri, networks)
         return self._destinations[site]
 
     def controller(self, target: Target) -> ControllerClient:
+        site = self._estate.sites[target.site]
+        if site.platform == "simulated":
+            return self._world(site.uri).controller(target.controller_vm)
         if target.name not in self._controllers:
             destination = self.destination(target.site)
             endpoint = target.endpoint
@@ -46,6 +55,11 @@ class Platforms:
                 state_dir=self._data_dir / "targets" / target.name,
             )
         return self._controllers[target.name]
+
+    def _world(self, uri: str) -> World:
+        if uri not in self._worlds:
+            self._worlds[uri] = World(Path(uri))
+        return self._worlds[uri]
 
 
 def _attach(network: Network) -> NetworkAttach:

@@ -47,8 +47,8 @@ _BUSES = (DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI, DiskBus.SATA)
 _NICS = (NicModel.VIRTIO, NicModel.E1000E)
 # Of x86-64-v2, as /proc/cpuinfo names them.
 _FLAGS = frozenset(
-    ("lm", "cmov", "cx8", "fpu", "fxsr", "mmx", "syscall", "sse", "sse2")
-    + ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3", "pni")
+    {"lm", "cmov", "cx8", "fpu", "fxsr", "mmx", "syscall", "sse", "sse2"}
+    | {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3", "pni"}
 )
 _POLL = 0.02  # seconds
 
@@ -57,13 +57,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SimulatedVm:
-    """`obeys`: whether its guest shuts down when asked. `counters` are bytes read and written by serial."""
+    """`obeys`: whether its guest shuts down when asked. `read` and `written` are bytes by serial since its
+    start, `started` is that instant in seconds since 1970."""
 
     hardware: Hardware
     power: PowerState = PowerState.OFF
     reason: str = "never started"
     obeys: bool = False
     boots: int = 0
+    started: float = 0.0
     read: dict[str, int] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
 
@@ -106,6 +108,8 @@ class SimulatedDestination:
         self.volumes = VolumeStore(directory / "volumes")
         self.faults = Faults(directory / "faults.json")
         self.answers: dict[tuple[str, str, str], Any] = {}
+        self.on_listen: Callable[[str, str], None] = lambda vm, channel: None  # somebody listens to the guest
+        self.on_stop: Callable[[str], None] = lambda vm: None
 
     # ------------------------------------------------------------ looking
 
@@ -158,7 +162,7 @@ class SimulatedDestination:
             if state.power is PowerState.OFF:
                 shutil.rmtree(self._channels(vm), ignore_errors=True)
                 zero: dict[str, int] = {}
-                state = replace(state, boots=state.boots + 1, read=zero, written=zero)
+                state = replace(state, boots=state.boots + 1, started=time.time(), read=zero, written=zero)
             self._write(vm, replace(state, power=PowerState.RUNNING, reason="started"))
 
     @verb
@@ -172,6 +176,7 @@ class SimulatedDestination:
             if state.power is not PowerState.OFF:
                 reason = "shut down" if graceful and obeys else "stopped"
                 self._write(vm, replace(state, power=PowerState.OFF, reason=reason))
+        self.on_stop(vm)
 
     # ------------------------------------------------------------ definition
 
@@ -380,6 +385,16 @@ class SimulatedDestination:
             directory.mkdir(parents=True, exist_ok=True)
             with (directory / "to-host").open("ab") as handle:
                 handle.write(data)
+            (directory / "said").touch()
+
+    def may_speak(self, vm: str, name: str, every: float) -> bool:
+        """Whether the guest said nothing on this channel for so many seconds."""
+        said = self._channels(vm) / name / "said"
+        try:
+            recent = time.time() - said.stat().st_mtime < every
+        except FileNotFoundError:
+            recent = False
+        return not recent
 
     def guest_heard(self, vm: str, name: str) -> bytes:
         """All that the host has written to this channel since the VM's start."""
@@ -434,6 +449,7 @@ class _Channel:
             state = self._platform.state(self._vm)
             if state.power is PowerState.OFF or state.boots != self._boots:
                 raise Failed(f"{self._vm} stopped: its channel is closed", code="channel_closed")
+            self._platform.on_listen(self._vm, self._directory.name)
             data = self._take()
             if data or time.monotonic() >= deadline:
                 return data

@@ -30,6 +30,7 @@ LAYERS = (
         "evidence",
     ),
     ("run", "policy"),
+    ("simulated",),
     ("store", "sync", "controller", "sources", "destinations"),
     ("libvirt_connection",),
     ("guest",),
