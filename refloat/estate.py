@@ -28,6 +28,7 @@ from refloat.errors import NotFound, Refused
 from refloat.policy import (
     AdaptChoice,
     AfterDeadline,
+    CommitThen,
     MacPolicy,
     NicRule,
     OnFailure,
@@ -185,6 +186,11 @@ class PolicyForm(Form):
     disk_bus: model.DiskBus = model.DiskBus.VIRTIO_BLK
     nic_model: model.NicModel = model.NicModel.VIRTIO
     luks_keys: dict[Uuid, AbsolutePath] = {}
+    sync_every: Annotated[int, Field(ge=1)] | None = None
+    rpo: Annotated[int, Field(ge=1)] | None = None
+    test_duration: Annotated[int, Field(ge=1)] | None = None
+    commit_deadline: Annotated[int, Field(ge=1)] | None = None
+    commit_then: CommitThen = CommitThen.REMIND
 
     @field_validator("luks_keys")
     @classmethod

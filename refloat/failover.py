@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from refloat.adapt import adapt_guest
 from refloat.commit import delete_controller_disk, merge_disks
 from refloat.errors import InvariantViolated
+from refloat.fence import (
+    fence,
+    power_off_source,
+    power_on_source,
+    recovered_vm_runs,
+    source_limitation,
+    unfence,
+)
 from refloat.model import JobState, Mode, PowerState, RollbackPoint
 from refloat.prepare import (
     final_sync,
-    power_off_source,
-    power_on_source,
     preflight,
-    recovered_vm_runs,
     resume_replication,
     revert_disks,
     snapshot_disks,
@@ -65,10 +70,12 @@ def nothing_to_undo(because: str) -> Action:
 
 LIVE = frozenset({Mode.PLANNED, Mode.EMERGENCY})
 PLANNED = frozenset({Mode.PLANNED})
+EMERGENCY = frozenset({Mode.EMERGENCY})
 
 STEPS = (
     Step("preflight", preflight, nothing_to_undo("it only reads")),
     Step("power-off-source", power_off_source, power_on_source, undo_when_blocked=True, modes=PLANNED),
+    Step("fence", fence, unfence, undo_when_blocked=True, modes=EMERGENCY),
     Step("final-sync", final_sync, nothing_to_undo("a newer complete sync point is no harm"), modes=PLANNED),
     Step("stop-exports", stop_exports, resume_replication),
     Step("snapshot-disks", snapshot_disks, revert_disks),
@@ -133,11 +140,6 @@ class Invariant:
     at_commit: bool = False
 
 
-def _source_is_off(run: Run) -> str | None:
-    power = run.source.power_state(run.target.source_vm)
-    return None if power is PowerState.OFF else f"the source {run.target.source_vm} is {power}"
-
-
 def _nobody_writes_to_replica(run: Run) -> str | None:
     holder = run.store.target(run.target.name).holder
     if holder != run.job:
@@ -169,7 +171,7 @@ INVARIANTS = (
         1,
         "The source and the recovered VM never both run on a production network.",
         "final-sync",
-        _source_is_off,
+        source_limitation,
         LIVE,
         at_commit=True,
     ),

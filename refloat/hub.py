@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,12 +12,14 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from refloat.caretaker import Caretaker, Due, Replication, decision_due, replication, sync_due
 from refloat.clock import now
 from refloat.config import Config
-from refloat.errors import Busy, InvariantViolated, RefloatError, Refused
+from refloat.errors import Busy, InvariantViolated, Refused
 from refloat.estate import Estate, load_estate
 from refloat.evidence import bundle
 from refloat.failover import COMMIT, RUNS_LIVE, check_invariants
+from refloat.fence import watch_source
 from refloat.jobs.engine import Engine
 from refloat.jobs.steps import commit_begun
 from refloat.model import (
@@ -32,14 +33,13 @@ from refloat.model import (
     Verdict,
 )
 from refloat.platforms import Platforms
+from refloat.policy import Policy
 from refloat.run import Run
 from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
-from refloat.sync.engine import sync
+from refloat.syncs import Syncs
 
 log = logging.getLogger(__name__)
 
-SYNC_HOLDER = "sync-"
-CONTROLLER_WITHIN = 300.0  # seconds in which a controller that was just started must answer
 HEARD_WITHIN = 15.0  # seconds in which a waiting job takes up a decision; it is heard later all the same
 # What the operator decided, as the job is told.
 TOLD = {
@@ -49,8 +49,8 @@ TOLD = {
     "resume-rollback": "rollback",
 }
 READY_FOR_FAILOVER = frozenset({TargetState.READY})
+CARETAKER = "the hub"  # who decided, where a policy's time ran out
 ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
-SYNCABLE = frozenset({TargetState.PROVISIONING, TargetState.READY, TargetState.ERROR})
 
 
 class Hub:
@@ -63,17 +63,15 @@ class Hub:
         self._lock = _only_hub(config.data_dir)
         self.store = Store.open(config.data_dir / "refloat.sqlite")
         self.engine = Engine(config.data_dir / "jobs.sqlite", lambda job_id: self.run(job_id))
-        self._syncs: dict[str, threading.Thread] = {}
+        self.syncs = Syncs(estate, self.platforms, self.store, config.data_dir, self._without_job)
+        self._caretaker = Caretaker(self)
         self._deciding = threading.Lock()  # one decision of an operator at a time
-        self._closing = threading.Event()
 
     def open(self) -> None:
         """Takes up everything that an earlier hub left: targets, syncs that died with it, unfinished jobs."""
         for name in self.estate.targets:
             self.store.ensure_target(name)
-        for left in self.store.held_targets(SYNC_HOLDER):
-            state = TargetState.READY if left.sync_point else TargetState.PROVISIONING
-            self.store.release_target(left.name, left.holder, state, "the last sync was interrupted")
+        self.syncs.take_up()
         unfinished = self.store.unfinished_jobs()
         for job in unfinished:
             if job.target not in self.estate.targets:
@@ -86,6 +84,7 @@ class Hub:
         for job in unfinished:
             self.engine.start(job.id)
             self._tell_again(job.id)
+        self._caretaker.start()
 
     def _tell_again(self, job_id: str) -> None:
         """A hub killed between recording a decision and telling the job: the job hears each only once."""
@@ -95,9 +94,8 @@ class Hub:
 
     def close(self) -> None:
         """Ends running syncs (the last complete sync point stays) and stops. Jobs go on at the next start."""
-        self._closing.set()
-        for thread in list(self._syncs.values()):
-            thread.join()
+        self._caretaker.stop()
+        self.syncs.close()
         self.engine.close()
         self.store.engine.dispose()
         self._lock.close()
@@ -111,69 +109,80 @@ class Hub:
         self.estate.target(name)
         return self.store.target(name)
 
-    def start_sync(self, name: str) -> None:
+    def replication(self, name: str) -> Replication:
+        """How fresh the replica is now."""
+        return replication(self.target(name), self._policy(name), now())
+
+    def start_sync(self, name: str, full: bool = False) -> None:
         """Starts a sync in the background; its progress and outcome are in the target's status."""
         self.estate.target(name)
-        status = self.store.target(name)
-        if status.state is TargetState.FAILED_OVER:
-            raise Refused(
-                f"target {name} has failed over: its replica is the live VM now",
-                code="failed_over",
-                hint="set up a new target to protect the recovered VM",
-            )
-        holder = f"{SYNC_HOLDER}{secrets.token_hex(3)}"
-        self.store.claim_target(name, holder, TargetState.SYNCING, SYNCABLE)
-        thread = threading.Thread(target=self._sync_in_background, args=(name, holder), name=holder)
-        self._syncs[name] = thread
-        thread.start()
+        self.syncs.start(name, full)
 
-    def _sync_in_background(self, name: str, holder: str) -> None:
-        try:
-            self.synchronise(name, self._closing.is_set)
-        except Exception as error:
-            message = str(error) if isinstance(error, RefloatError) else f"{type(error).__name__}: {error}"
-            log.exception("sync of %s failed", name)
-            has_point = self.store.target(name).sync_point is not None
-            state = TargetState.READY if has_point else TargetState.ERROR
-            self.store.release_target(name, holder, state, f"the last sync failed: {message}")
-        else:
-            self.store.release_target(name, holder, TargetState.READY)
+    def pause(self, name: str) -> TargetStatus:
+        self.estate.target(name)
+        return self.syncs.pause(name)
+
+    def resume_replication(self, name: str) -> TargetStatus:
+        self.estate.target(name)
+        return self.syncs.resume(name)
 
     def synchronise(self, name: str, cancelled: Callable[[], bool]) -> SyncPoint:
-        """One sync of a target that the caller holds; returns the new complete sync point."""
-        target = self.estate.target(name)
-        controller = self.platforms.controller(target)
-        controller.wait_ready(CONTROLLER_WITHIN)
-        point = sync(
-            source=self.platforms.source(target.source_site),
-            controller=controller,
-            target=target,
-            state_dir=self.data_dir / "targets" / name,
-            last=self.store.target(name).sync_point,
-            progress=lambda data: self.store.save_progress(name, data),
-            cancelled=cancelled,
-        )
-        self.store.save_sync_point(name, point)
-        return point
+        return self.syncs.synchronise(name, cancelled)
+
+    def _policy(self, name: str) -> Policy:
+        return self.estate.policy(self.estate.target(name).policy)
+
+    # ------------------------------------------------------------ by itself
+
+    def due_syncs(self) -> list[str]:
+        at = now()
+        return [one.name for one in self.targets() if sync_due(one, self._policy(one.name), at)]
+
+    def waiting_jobs(self) -> list[str]:
+        waiting = (JobState.TEST_ACTIVE, JobState.AWAITING_COMMIT)
+        return [job.id for job in self.store.unfinished_jobs() if job.state in waiting]
+
+    def take_care(self, job_id: str) -> None:
+        """Of a job that waits for its operator: the source that ought to be off, and what nobody decided."""
+        run = self.run(job_id)
+        job, settled = self.store.job(job_id), run.once("settled", str, now)
+        if job.state is JobState.AWAITING_COMMIT:
+            watch_source(run)
+        due = decision_due(job, settled, run.policy, now(), run.load("reminded", bool) or False)
+        if due is Due.REMIND:
+            run.save("reminded", True)
+            message = "the commit deadline is over: commit or roll back"
+            self.store.emit(job_id, "reminder", {"message": message})
+        elif due is Due.ROLLBACK:
+            self.rollback(job_id, CARETAKER, discard_writes=True, reason="its time by policy is over")
+        elif due is Due.COMMIT:
+            self.commit(job_id, CARETAKER, reason="its time by policy is over")
 
     # ------------------------------------------------------------ jobs
 
-    def start_failover(self, target: str, mode: Mode) -> Job:
+    def start_failover(self, target: str, mode: Mode, override: OperatorDecision | None = None) -> Job:
+        """`override` is an operator's word that the source does not run, for an emergency in which nobody
+        answers there."""
         self.estate.target(target)
-        if mode is not Mode.PLANNED:
+        if override is not None and mode is not Mode.EMERGENCY:
             raise Refused(
-                f"{mode} failover is not available in this version",
-                code="mode_unavailable",
-                hint="use --mode planned",
+                f"that the source is off is asked of its platform in a {mode} failover",
+                code="override_unused",
+                hint="leave the override out, or use --mode emergency",
             )
         status = self.store.target(target)
-        if not status.holder and status.state not in READY_FOR_FAILOVER:
+        if not status.holder and status.state not in (*READY_FOR_FAILOVER, TargetState.PAUSED):
             raise Refused(
                 f"target {target} is {status.state}: {status.message or 'it has no complete sync point'}",
                 code="target_not_ready",
                 hint=f"look at `refloat target show {target}`",
             )
         job = self.store.create_job(target, mode, READY_FOR_FAILOVER)
+        if override is not None:
+            self.store.save(job.id, "override", override)
+            said = {"what": "override", "by": override.who, "reason": override.reason}
+            self.store.emit(job.id, "decision", said)
+        self.store.save(job.id, "policy", self._policy(target))
         try:
             self.engine.start(job.id)
         except Exception as error:
@@ -229,7 +238,8 @@ class Hub:
         """Back to replication. What the recovered VM wrote is discarded: that must be acknowledged."""
         with self._deciding:
             self._require(job_id, self._ends_by_rollback(job_id), "rollback")
-            self._acknowledged(job_id, discard_writes)
+            if self.store.job(job_id).mode is not Mode.TEST:
+                self._acknowledged(job_id, discard_writes)
             return self._decide(job_id, "rollback", by, reason)
 
     def abort(self, job_id: str, by: str, discard_writes: bool = False, reason: str = "") -> Job:
@@ -237,7 +247,8 @@ class Hub:
         that comes too late is refused, and says what to do instead."""
         with self._deciding:
             # The job goes on meanwhile: that it may still be aborted is part of asking, not a look before.
-            unless_begun = "" if discard_writes else RUNS_LIVE
+            live = self.store.job(job_id).mode is not Mode.TEST
+            unless_begun = RUNS_LIVE if live and not discard_writes else ""
             if not self.store.request_abort(job_id, ABORTABLE, unless_begun):
                 self._require(job_id, ABORTABLE, "abort")
                 self._acknowledged(job_id, discard_writes)
@@ -266,19 +277,26 @@ class Hub:
     def run(self, job_id: str) -> Run:
         """What a job's steps are given."""
         job = self.store.job(job_id)
-        target = self.estate.target(job.target)
+        return self._run(job_id, job.target, job.mode, self.store.load(job_id, "policy", Policy))
+
+    def _without_job(self, target: str) -> Run:
+        """For looking only: what has no job keeps no records."""
+        return self._run("", target, Mode.PLANNED, None)
+
+    def _run(self, job_id: str, name: str, mode: Mode, policy: Policy | None) -> Run:
+        target = self.estate.target(name)
         return Run(
             job=job_id,
-            mode=job.mode,
+            mode=mode,
             target=target,
-            policy=self.estate.policy(target.policy),
+            policy=policy or self._policy(name),
             networks=self.estate.networks(),
             source=self.platforms.source(target.source_site),
             destination=self.platforms.destination(target.site),
             controller=self.platforms.controller(target),
             store=self.store,
             data_dir=self.data_dir,
-            synchronise=lambda cancelled: self.synchronise(job.target, cancelled),
+            synchronise=lambda cancelled: self.synchronise(name, cancelled),
         )
 
     def _ends_by_rollback(self, job_id: str) -> tuple[JobState, ...]:

@@ -44,6 +44,14 @@ class PinNames(StrEnum):
     NEVER = "never"
 
 
+class CommitThen(StrEnum):
+    """What follows when nobody has decided about a live failover by its deadline."""
+
+    REMIND = "remind"
+    ROLLBACK = "rollback"
+    COMMIT = "commit"
+
+
 class When(StrEnum):
     """In which failovers a rule holds."""
 
@@ -95,7 +103,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Policy:
-    """Times are in seconds. `report_deadline` counts from the start of the recovered VM.
+    """Times are in seconds; None: never. `report_deadline` counts from the start of the recovered VM,
+    `test_duration` and `commit_deadline` from the verdict. `rpo` is the greatest age that a replica should
+    reach.
 
     `disk_bus` and `nic_model` are the recovered VM's. `luks_keys` names a file with the passphrase by the
     UUID of the LUKS container, in lower case.
@@ -116,6 +126,11 @@ class Policy:
     disk_bus: DiskBus = DiskBus.VIRTIO_BLK
     nic_model: NicModel = NicModel.VIRTIO
     luks_keys: dict[str, str] = field(default_factory=dict)
+    sync_every: int | None = None
+    rpo: int | None = None
+    test_duration: int | None = None  # after which a test is rolled back by itself
+    commit_deadline: int | None = None
+    commit_then: CommitThen = CommitThen.REMIND
 
     def nic(self, mac: str) -> NicRule:
         """What is said about the adapter with this MAC at the source; an empty rule where nothing is."""

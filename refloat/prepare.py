@@ -1,14 +1,16 @@
-"""Steps 1 to 5: look, stop the source, bring the replica up to date, close the way in, make the way back."""
+"""Steps 1 and 3 to 5: look, bring the replica up to date, close the way in, make the way back."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+from refloat.clock import now, seconds_between
 from refloat.decide import Place, decide, plan_nics
-from refloat.errors import Failed, Refused
+from refloat.errors import Failed, Refused, Unreachable
+from refloat.fence import not_fenced, source_limitation
 from refloat.guest.linux.cpu import level_of
 from refloat.model import (
     Action,
@@ -18,14 +20,14 @@ from refloat.model import (
     Plan,
     PlannedDisk,
     PlannedNic,
-    PowerState,
     RollbackPoint,
     Secrets,
     SourceVM,
     SyncPoint,
 )
-from refloat.policy import AfterDeadline, MacPolicy
+from refloat.policy import MacPolicy
 from refloat.run import Run
+from refloat.text import span
 
 # What an adaptation and a first boot write into the overlays before the operator decides, at least.
 OVERLAY_RESERVE = 512 * 1024 * 1024
@@ -34,35 +36,49 @@ OVERLAY_RESERVE = 512 * 1024 * 1024
 _LONGEST_PASSPHRASE = 64 * 1024
 
 
-@dataclass(frozen=True)
-class SourcePower:
-    """How the source was before step 2, so that it can be put back."""
-
-    power: PowerState
-    autostart: bool
-
-
 # ---------------------------------------------------------------- 1 preflight
 
 
 def preflight(run: Run) -> None:
     """Read-only: everything that could be known to fail later is refused here."""
     _require_sync_point(run)
-    _require_room(run)
+    _require_fence(run)
+    require_room(run)
     run.destination.require_devices(run.policy.disk_bus, run.policy.nic_model)
-    source = run.source.inventory(run.target.source_vm)
+    source = inventory(run)
     run.save("inventory", source)
     run.once("secrets", Secrets, lambda: Secrets(secrets.token_hex(24), secrets.token_hex(16)))
     facts = inspect(run, source)
     run.save("facts", facts)
     plan = make_plan(run, source, facts, cpu_level(run))
-    run.save("plan", plan)
+    run.save("plan", replace(plan, warnings=(*plan.warnings, *_age(run))))
     if plan.decision.action is Action.REFUSE:
         raise Refused(
             f"this guest cannot be failed over: {'; '.join(plan.decision.reasons)}",
             code="guest_refused",
             hint="mend the cause at the source, sync, and start again",
         )
+
+
+def _age(run: Run) -> list[str]:
+    """An emergency has no final sync: what the source wrote since the last one is lost, and that is said."""
+    if run.mode is not Mode.EMERGENCY:
+        return []
+    taken = run.need("sync_point", SyncPoint).taken
+    age = span(seconds_between(taken, now()))
+    return [f"the replica is {age} old (of {taken}): what the source wrote since then is not in it"]
+
+
+def inventory(run: Run) -> SourceVM:
+    """The protected VM's hardware as its platform states it; in an emergency as it was at the last sync."""
+    try:
+        return run.source.inventory(run.target.source_vm)
+    except Unreachable:
+        known = run.store.target(run.target.name).inventory
+        if run.mode is not Mode.EMERGENCY or known is None:
+            raise
+        run.progress(message="the source does not answer: its hardware is taken from the last sync")
+        return known
 
 
 def inspect(run: Run, source: SourceVM) -> GuestFacts:
@@ -197,7 +213,13 @@ def _require_sync_point(run: Run) -> None:
     run.save("sync_point", point)
 
 
-def _require_room(run: Run) -> None:
+def _require_fence(run: Run) -> None:
+    reason = source_limitation(run) if run.mode is Mode.EMERGENCY else None
+    if reason is not None:
+        raise not_fenced(reason, Refused)
+
+
+def require_room(run: Run) -> None:
     free = run.destination.free_bytes(run.vm)
     if free < OVERLAY_RESERVE:
         raise Refused(
@@ -205,51 +227,6 @@ def _require_room(run: Run) -> None:
             code="no_space",
             hint="free space on the destination's storage pool",
         )
-
-
-# ---------------------------------------------------------------- 2 power-off-source
-
-
-def power_off_source(run: Run) -> None:
-    source, vm = run.source, run.target.source_vm
-    run.once("source_power", SourcePower, lambda: SourcePower(source.power_state(vm), source.autostart(vm)))
-    source.set_autostart(vm, False)
-    run.kill_point("power-off-source")
-    if source.power_state(vm) is PowerState.OFF or source.shut_down(vm, run.policy.shutdown_deadline):
-        return
-    if run.policy.shutdown_then is AfterDeadline.ABORT:
-        raise Failed(
-            f"{vm} did not shut down within {run.policy.shutdown_deadline} s, and the policy says abort",
-            code="shutdown_deadline",
-            hint="shut it down by hand, or allow `shutdown_then: power-off`",
-        )
-    run.progress(message=f"{vm} did not shut down in time: hard power-off by policy")
-    source.power_off(vm)
-
-
-def power_on_source(run: Run) -> None:
-    """Needs only the proof that the recovered VM does not run: also when the replica cannot be repaired."""
-    before = run.load("source_power", SourcePower)
-    if before is None:
-        return
-    if recovered_vm_runs(run):
-        raise Failed(
-            f"{run.vm} still runs as the recovered VM: the source is not powered on beside it",
-            code="recovered_vm_runs",
-            hint=f"stop {run.vm} on the destination, then resume the rollback",
-        )
-    run.source.set_autostart(run.target.source_vm, before.autostart)
-    if before.power is not PowerState.OFF:
-        run.source.power_on(run.target.source_vm)
-
-
-def recovered_vm_runs(run: Run) -> bool:
-    """True when the destination VM runs from the replica. With the controller's own disk in front it is
-    the controller, whatever its power state."""
-    if run.destination.power_state(run.vm) is PowerState.OFF:
-        return False
-    replicas = {disk.serial for disk in run.target.disks}
-    return run.destination.hardware(run.vm).disks[0].serial in replicas
 
 
 # ---------------------------------------------------------------- 3 final-sync

@@ -39,6 +39,25 @@ class SyncPointOut(_Record):
     reason: str
 
 
+class ReadinessOut(_Record):
+    """What a failover of this sync point would meet."""
+
+    at: str
+    point: str
+    ready: bool
+    reasons: list[str]
+    warnings: list[str]
+
+
+class ReplicationOut(_Record):
+    """Seconds throughout."""
+
+    age: float | None = Field(description="Of the last complete sync point")
+    rpo: int | None = Field(description="The age that the policy aims at")
+    late: bool
+    next_sync: float | None = Field(description="By schedule; null without one or while paused")
+
+
 class TargetOut(_Record):
     """A replication target as it is now."""
 
@@ -48,6 +67,9 @@ class TargetOut(_Record):
     message: str
     sync_point: SyncPointOut | None
     progress: dict[str, Any] | None = Field(description="Of the sync under way, in bytes")
+    paused: bool
+    readiness: ReadinessOut | None
+    replication: ReplicationOut | None = None
 
 
 class FailoverIn(BaseModel):
@@ -55,6 +77,18 @@ class FailoverIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     mode: Mode
+    source_is_off: str = Field(
+        default="",
+        max_length=500,
+        description="Emergency: why the operator knows that the source is off, where its platform is silent",
+    )
+
+
+class SyncIn(BaseModel):
+    """How to sync."""
+
+    model_config = ConfigDict(extra="forbid")
+    full: bool = Field(default=False, description="Believe nothing of what the replica holds")
 
 
 class DecisionIn(BaseModel):

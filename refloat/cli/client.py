@@ -53,11 +53,18 @@ class Client:
     def target(self, name: str) -> Data:
         return cast(Data, self._call("GET", f"/targets/{_part(name)}"))
 
-    def sync(self, name: str) -> Data:
-        return cast(Data, self._call("POST", f"/targets/{_part(name)}/sync"))
+    def sync(self, name: str, full: bool = False) -> Data:
+        return cast(Data, self._call("POST", f"/targets/{_part(name)}/sync", {"full": full}))
 
-    def start_failover(self, name: str, mode: str) -> Data:
-        return cast(Data, self._call("POST", f"/targets/{_part(name)}/failover", {"mode": mode}))
+    def start_failover(self, name: str, mode: str, source_is_off: str = "") -> Data:
+        body = {"mode": mode, **({"source_is_off": source_is_off} if source_is_off else {})}
+        return cast(Data, self._call("POST", f"/targets/{_part(name)}/failover", body))
+
+    def pause(self, name: str) -> Data:
+        return cast(Data, self._call("POST", f"/targets/{_part(name)}/pause"))
+
+    def resume(self, name: str) -> Data:
+        return cast(Data, self._call("POST", f"/targets/{_part(name)}/resume"))
 
     # ------------------------------------------------------------ jobs
 

@@ -29,8 +29,21 @@ def start(
     ctx: typer.Context,
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The target's name.")],
     mode: Annotated[
-        Mode, typer.Option("--mode", help="planned: shut the source down first; test: isolated; emergency.")
+        Mode,
+        typer.Option(
+            "--mode",
+            help="planned: the source is shut down first. test: an isolated network, the source goes on. "
+            "emergency: the source is gone.",
+        ),
     ],
+    source_is_off: Annotated[
+        str,
+        typer.Option(
+            "--source-is-off",
+            metavar="REASON",
+            help="Emergency: how I know that the source is off, where nobody answers there. Recorded.",
+        ),
+    ] = "",
     watch: Watch = False,
     evidence: Annotated[
         Path | None,
@@ -44,7 +57,7 @@ def start(
     With --evidence the last line is `verdict: WORD  evidence: DIR`.
     """
     with connect(ctx, url) as client:
-        job = client.start_failover(target, mode.value)
+        job = client.start_failover(target, mode.value, source_is_off)
         if not (watch or evidence):
             print_json(job) if as_json else _print_started(job["id"])
             return

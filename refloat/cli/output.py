@@ -68,6 +68,26 @@ def progress_text(data: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def age_text(replication: dict[str, Any]) -> str:
+    """How old the replica is, and whether that is more than the policy aims at."""
+    if replication["age"] is None:
+        return "no complete sync yet"
+    aim = f" (aim: {span(replication['rpo'])})" if replication["rpo"] else ""
+    return f"{span(replication['age'])}{aim}{', LATE' if replication['late'] else ''}"
+
+
+def next_text(replication: dict[str, Any]) -> str:
+    due = replication["next_sync"]
+    return "" if due is None else f"in {span(due)}" if due else "now"
+
+
+def ready_text(readiness: dict[str, Any] | None) -> str:
+    if readiness is None:
+        return "not looked at"
+    word = "ready" if readiness["ready"] else "WOULD BE REFUSED"
+    return f"{word} (looked at {instant(readiness['at'])} UTC)"
+
+
 def _bytes_text(done: float, total: Any) -> str:
     if isinstance(total, int | float) and total > 0:
         return f"{size(done)} of {size(total)} ({min(done / total, 1):.0%})"

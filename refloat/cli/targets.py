@@ -10,7 +10,18 @@ import typer
 from refloat.cli.client import Client, Data
 from refloat.cli.common import AsJson, Session, Url, connect, session_of, sub_app
 from refloat.cli.exits import EPILOG
-from refloat.cli.output import facts, note, print_json, progress_text, say, sync_point_text, table
+from refloat.cli.output import (
+    age_text,
+    facts,
+    next_text,
+    note,
+    print_json,
+    progress_text,
+    ready_text,
+    say,
+    sync_point_text,
+    table,
+)
 from refloat.errors import Failed
 
 app = sub_app("Replication targets: what is protected, and how fresh its replica is.")
@@ -26,8 +37,12 @@ def list_targets(ctx: typer.Context, url: Url = None, as_json: AsJson = False) -
     if as_json:
         print_json(targets)
         return
-    rows = [(t["name"], t["state"], t["holder"] or "-", sync_point_text(t["sync_point"])) for t in targets]
-    table(("TARGET", "STATE", "BUSY WITH", "LAST SYNC POINT"), rows, "no targets: the estate file names none")
+    rows = [
+        (t["name"], t["state"], t["holder"] or "-", age_text(t["replication"]), ready_text(t["readiness"]))
+        for t in targets
+    ]
+    header = ("TARGET", "STATE", "BUSY WITH", "REPLICA'S AGE", "FAILOVER")
+    table(header, rows, "no targets: the estate file names none")
 
 
 @app.command("show")
@@ -46,13 +61,16 @@ def sync_target(
     ctx: typer.Context,
     target: Target,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Wait for its end (default).")] = True,
+    full: Annotated[
+        bool, typer.Option("--full", help="Believe nothing of what the replica holds: send every block.")
+    ] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Replicate the source to the target now."""
     with connect(ctx, url) as client:
         before = client.target(target)
-        started = client.sync(target)
+        started = client.sync(target, full)
         if not watch:
             print_json(started) if as_json else say(f"sync of {target} started")
             return
@@ -67,6 +85,22 @@ def sync_target(
         )
     if not as_json:
         say(f"{target} is {ended['state']}: {sync_point_text(ended['sync_point'])}")
+
+
+@app.command("pause", epilog=EPILOG)
+def pause_target(ctx: typer.Context, target: Target, url: Url = None, as_json: AsJson = False) -> None:
+    """Start no sync of this target until it is resumed. A failover stays possible."""
+    with connect(ctx, url) as client:
+        status = client.pause(target)
+    print_json(status) if as_json else say(f"replication of {target} is paused")
+
+
+@app.command("resume", epilog=EPILOG)
+def resume_target(ctx: typer.Context, target: Target, url: Url = None, as_json: AsJson = False) -> None:
+    """Replicate this target again."""
+    with connect(ctx, url) as client:
+        status = client.resume(target)
+    print_json(status) if as_json else say(f"replication of {target} goes on")
 
 
 def _wait(client: Client, name: str, session: Session) -> Data:
@@ -97,7 +131,13 @@ def _show(target: Data) -> None:
             ("state", target["state"]),
             ("busy with", target["holder"]),
             ("sync point", sync_point_text(target["sync_point"])),
+            ("replica's age", age_text(target["replication"])),
+            ("next sync", next_text(target["replication"])),
+            ("failover", ready_text(target["readiness"])),
             ("progress", progress_text(target["progress"] or {})),
             ("message", target["message"]),
         ]
     )
+    readiness = target["readiness"] or {}
+    for reason in (*readiness.get("reasons", ()), *readiness.get("warnings", ())):
+        say(f"  - {reason}")

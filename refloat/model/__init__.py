@@ -48,6 +48,7 @@ from refloat.model.job import (
     Action,
     AdaptRequest,
     Decision,
+    Fence,
     JobState,
     Mode,
     NetworkMode,
@@ -74,6 +75,7 @@ from refloat.model.proof import (
 )
 from refloat.model.target import (
     Endpoint,
+    Readiness,
     ReplicaDisk,
     SyncPoint,
     Target,
@@ -93,6 +95,7 @@ __all__ = [
     "Endpoint",
     "Facet",
     "FacetState",
+    "Fence",
     "FileReport",
     "FileState",
     "Findings",
@@ -123,6 +126,7 @@ __all__ = [
     "PowerState",
     "ProbeResult",
     "Proof",
+    "Readiness",
     "Remediation",
     "ReplicaDisk",
     "RollbackPoint",

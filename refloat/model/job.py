@@ -38,6 +38,16 @@ class OperatorDecision:
     reason: str
 
 
+@dataclass(frozen=True)
+class Fence:
+    """Why an emergency failover may start its VM: `proof` is what the source's own platform says now, or
+    empty where an operator's word (`override`) stands for it, because nobody answers there."""
+
+    at: str
+    proof: str
+    override: OperatorDecision | None = None
+
+
 class Action(StrEnum):
     ADAPT = "adapt"
     SKIP = "skip"

@@ -9,6 +9,7 @@ from enum import StrEnum
 class TargetState(StrEnum):
     PROVISIONING = "provisioning"
     READY = "ready"
+    PAUSED = "paused"
     SYNCING = "syncing"
     FAILOVER = "failover"
     FAILED_OVER = "failed_over"
@@ -25,6 +26,18 @@ class SyncPoint:
     how: str  # "full", "changed" or "compared"
     transferred: int
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What a failover of this sync point would meet, looked at beforehand: `reasons` say why it would be
+    refused, or what would be done."""
+
+    at: str
+    point: str
+    ready: bool
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

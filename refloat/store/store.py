@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from refloat.clock import now
 from refloat.codec import decode, encode
 from refloat.errors import Busy, NotFound, RefloatError, Refused
-from refloat.model import JobState, Mode, SyncPoint, TargetState
+from refloat.model import JobState, Mode, Readiness, SourceVM, SyncPoint, TargetState
 from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, TargetRow
 
 T = TypeVar("T")
@@ -36,6 +36,10 @@ class TargetStatus:
     message: str
     sync_point: SyncPoint | None
     progress: dict[str, Any] | None
+    paused: bool = False
+    sync_started: str = ""
+    inventory: SourceVM | None = None
+    readiness: Readiness | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,23 @@ class Store:
         """None: the replica is not to be trusted; the next sync is a full one."""
         with self._session() as session:
             _known(session.get(TargetRow, name), "target", name).sync_point = encode(point)
+
+    def save_inventory(self, name: str, source: SourceVM) -> None:
+        with self._session() as session:
+            _known(session.get(TargetRow, name), "target", name).inventory = encode(source)
+
+    def save_readiness(self, name: str, readiness: Readiness | None) -> None:
+        with self._session() as session:
+            _known(session.get(TargetRow, name), "target", name).readiness = encode(readiness)
+
+    def set_paused(self, name: str, paused: bool) -> None:
+        """Whether syncs by schedule or by request are held back. A sync under way goes on to its end."""
+        with self._session() as session:
+            _known(session.get(TargetRow, name), "target", name).paused = paused
+
+    def sync_begins(self, name: str) -> None:
+        with self._session() as session:
+            _known(session.get(TargetRow, name), "target", name).sync_started = now()
 
     def save_progress(self, name: str, progress: dict[str, Any]) -> None:
         with self._session() as session:
@@ -357,7 +378,19 @@ def _step(step: str, phase: str, attempts: tuple[Attempt, ...]) -> StepRecord:
 
 def _target(row: TargetRow) -> TargetStatus:
     point = decode(SyncPoint, row.sync_point) if row.sync_point else None
-    return TargetStatus(row.name, TargetState(row.state), row.holder, row.message, point, row.progress)
+    state = TargetState(row.state)
+    return TargetStatus(
+        row.name,
+        TargetState.PAUSED if row.paused and state is TargetState.READY else state,
+        row.holder,
+        row.message,
+        point,
+        row.progress,
+        row.paused,
+        row.sync_started,
+        decode(SourceVM, row.inventory) if row.inventory else None,
+        decode(Readiness, row.readiness) if row.readiness else None,
+    )
 
 
 def _job(row: JobRow) -> Job:

@@ -21,6 +21,10 @@ class TargetRow(Base):
     message: Mapped[str] = mapped_column(default="")
     sync_point: Mapped[dict[str, Any] | None]
     progress: Mapped[dict[str, Any] | None]
+    paused: Mapped[bool] = mapped_column(default=False)
+    sync_started: Mapped[str] = mapped_column(default="")  # of the last attempt, complete or not
+    inventory: Mapped[dict[str, Any] | None]  # the protected VM's hardware at the last sync
+    readiness: Mapped[dict[str, Any] | None]
 
 
 class JobRow(Base):

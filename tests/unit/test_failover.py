@@ -12,6 +12,7 @@ def test_steps_are_those_of_the_design() -> None:
     assert [step.name for step in STEPS] == [
         "preflight",
         "power-off-source",
+        "fence",
         "final-sync",
         "stop-exports",
         "snapshot-disks",
@@ -37,12 +38,12 @@ def test_an_empty_undo_has_its_reason() -> None:
 
 
 def test_only_the_source_is_brought_back_when_the_replica_is_blocked() -> None:
-    assert [step.name for step in STEPS if step.undo_when_blocked] == ["power-off-source"]
+    assert [step.name for step in STEPS if step.undo_when_blocked] == ["power-off-source", "fence"]
 
 
 def test_a_test_failover_never_touches_the_source() -> None:
     names = {step.name for step in STEPS if Mode.TEST in step.modes}
-    assert not names & {"power-off-source", "final-sync"}
+    assert not names & {"power-off-source", "fence", "final-sync"}
 
 
 def test_observing_steps_are_the_last() -> None:

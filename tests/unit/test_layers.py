@@ -14,11 +14,13 @@ ROOT = Path(__file__).parents[2] / "refloat"
 LAYERS = (
     ("cli", "web", "lab"),
     ("api",),
-    ("hub", "platforms", "estate", "config", "standalone"),
+    ("hub", "platforms", "estate", "config", "standalone", "syncs", "caretaker"),
     ("jobs",),
     ("failover",),
     (
         "prepare",
+        "fence",
+        "readiness",
         "adapt",
         "promote",
         "validate",

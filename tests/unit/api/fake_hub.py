@@ -6,12 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from refloat.caretaker import Replication
 from refloat.clock import now
 from refloat.codec import decode
 from refloat.errors import Busy, NotFound, Refused
 from refloat.evidence import FORMAT
 from refloat.hub import Hub
-from refloat.model import Action, Decision, JobState, Mode, SyncPoint, TargetState, Verdict
+from refloat.model import (
+    Action,
+    Decision,
+    JobState,
+    Mode,
+    OperatorDecision,
+    SyncPoint,
+    TargetState,
+    Verdict,
+)
 from refloat.store.store import Event, Job, StepRecord, TargetStatus
 
 TOKEN = "test-token-0123456789abcdef"
@@ -60,17 +70,28 @@ class FakeHub:
             raise NotFound(f"unknown target: {name}", code="unknown_target", hint="list them")
         return self.known[name]
 
-    def start_sync(self, name: str) -> None:
+    def replication(self, name: str) -> Replication:
+        return Replication(61.0, 300, None)
+
+    def pause(self, name: str) -> TargetStatus:
+        self.known[name] = replace(self.target(name), paused=True, state=TargetState.PAUSED)
+        return self.known[name]
+
+    def resume_replication(self, name: str) -> TargetStatus:
+        self.known[name] = replace(self.target(name), paused=False, state=TargetState.READY)
+        return self.known[name]
+
+    def start_sync(self, name: str, full: bool = False) -> None:
         old = self.target(name)
         if old.holder:
             raise Busy(f"target {name} is busy with {old.holder}", code="target_busy", hint="wait")
         new = old if self.at_sync else replace(old, sync_point=point(2))
         self.known[name] = replace(new, message=self.at_sync)
 
-    def start_failover(self, target: str, mode: Mode) -> Job:
+    def start_failover(self, target: str, mode: Mode, override: OperatorDecision | None = None) -> Job:
         status = self.target(target)
-        if mode is not Mode.PLANNED:
-            raise Refused(f"{mode} failover is not available", code="mode_unavailable", hint="use planned")
+        if override is not None and mode is not Mode.EMERGENCY:
+            raise Refused("an override is for an emergency", code="override_unused", hint="leave it out")
         if status.holder:
             raise Busy(f"target {target} is busy with {status.holder}", code="target_busy", hint="wait")
         job = Job(f"{target}-abc123", target, mode, JobState.QUEUED, now(), "", False, None)

@@ -127,8 +127,8 @@ def test_bad_parameters(client: TestClient) -> None:
 
 
 def test_busy_and_refused(client: TestClient, hub: FakeHub) -> None:
-    refused = client.post("/api/v1/targets/web/failover", json={"mode": "emergency"})
-    assert problem_of(refused, 409)["code"] == "mode_unavailable"
+    refused = client.post("/api/v1/targets/web/failover", json={"mode": "test", "source_is_off": "I know"})
+    assert problem_of(refused, 409)["code"] == "override_unused"
     hub.known["web"] = hub.known["web"].__class__(**{**vars(hub.known["web"]), "holder": "web-other"})
     assert problem_of(client.post("/api/v1/targets/web/sync"), 409)["code"] == "target_busy"
     busy = client.post("/api/v1/targets/web/failover", json={"mode": "planned"})

@@ -75,10 +75,16 @@ def facts(result: Result) -> Any:
 
 def test_targets(cli: Cli) -> None:
     listed = cli("target", "list")
-    assert listed.exit_code == 0 and "web" in listed.stdout and "4 KiB transferred" in listed.stdout
+    assert (
+        listed.exit_code == 0 and "web" in listed.stdout and "1 min 01 s (aim: 5 min 00 s)" in listed.stdout
+    )
     assert facts(cli("target", "list", "--json"))[0]["name"] == "web"
     assert facts(cli("target", "show", "web", "--json"))["state"] == "ready"
-    assert "sync point:" in cli("target", "show", "web").stdout
+    shown = cli("target", "show", "web").stdout
+    assert "sync point:" in shown and "4 KiB transferred" in shown and "not looked at" in shown
+    assert "paused" in cli("target", "pause", "web").stdout
+    assert facts(cli("target", "show", "web", "--json"))["paused"]
+    assert "goes on" in cli("target", "resume", "web").stdout
 
 
 def test_jobs(cli: Cli, hub: FakeHub) -> None:
@@ -140,7 +146,7 @@ def test_sync_shows_bytes(cli: Cli, hub: FakeHub, monkeypatch: pytest.MonkeyPatc
     )
     seen = iter([hub.known["web"], hub.known["web"], busy, hub.known["web"]])
     monkeypatch.setattr(hub, "target", lambda name: next(seen))
-    monkeypatch.setattr(hub, "start_sync", lambda name: None)
+    monkeypatch.setattr(hub, "start_sync", lambda name, full: None)
     assert "copying, sda, 1 MiB of 4 MiB (25%)" in cli("target", "sync", "web").stderr
 
 
@@ -211,7 +217,7 @@ def test_failover_with_evidence_ends_with_its_line(
     state = "awaiting_commit" if word else "rolled_back"
     start = hub.start_failover
 
-    def finished(target: str, mode: Mode) -> Any:
+    def finished(target: str, mode: Mode, override: Any) -> Any:
         monkeypatch.setattr(hub, "start_failover", start)
         return hub.job(hub.run_job(word, state))
 
@@ -280,7 +286,7 @@ def test_errors_have_their_codes(cli: Cli, hub: FakeHub) -> None:
     unknown = cli("target", "show", "nope")
     assert unknown.exit_code == 3 and unknown.stdout == ""
     assert unknown.stderr == "refloat: unknown target: nope [unknown_target]\n  what to do: list them\n"
-    assert cli("failover", "start", "web", "--mode", "test").exit_code == 3
+    assert cli("failover", "start", "web", "--mode", "test", "--source-is-off", "so").exit_code == 3
     assert cli("failover", "start", "web", "--mode", "sideways").exit_code == 2
     assert cli("failover", "start", "web").exit_code == 2
     assert cli("job", "show", "../targets").exit_code in (2, 3)
