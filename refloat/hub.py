@@ -269,8 +269,10 @@ class Hub:
         return (plan.decision if plan else None), self.store.load(job_id, "verdict", Verdict)
 
     def evidence(self, job_id: str) -> dict[str, Any]:
-        """The bundle as data."""
-        return bundle(self.store, job_id, self.data_dir)
+        """The bundle as data. Its seal is kept: a file that says otherwise did not come from here."""
+        found = bundle(self.store, job_id, self.data_dir)
+        self.store.emit(job_id, "evidence", {"seal": found["seal"]})
+        return found
 
     # ------------------------------------------------------------ how
 

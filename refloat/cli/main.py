@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from refloat.cli import failover, guest, jobs, targets
+from refloat.cli import evidence, failover, guest, jobs, targets
 from refloat.cli.common import AsJson, Root
 from refloat.cli.exits import EPILOG
 from refloat.cli.output import print_json, say
@@ -41,6 +41,7 @@ app.add_typer(targets.app, name="target")
 app.add_typer(failover.app, name="failover")
 app.add_typer(jobs.app, name="job")
 app.add_typer(guest.app, name="guest")
+app.add_typer(evidence.app, name="evidence")
 
 
 @app.command(

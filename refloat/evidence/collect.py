@@ -13,8 +13,10 @@ from typing import Any
 from refloat import __version__
 from refloat.clock import now
 from refloat.codec import DecodeError, encode
+from refloat.evidence.chain import sealed
 from refloat.model import (
     Adaptation,
+    Fence,
     Findings,
     GuestFacts,
     GuestReport,
@@ -27,6 +29,7 @@ from refloat.model import (
     SyncPoint,
     Verdict,
 )
+from refloat.policy import Policy
 from refloat.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -53,10 +56,12 @@ RECORDS: dict[str, Any] = {
     "reports": tuple[GuestReport, ...],
     "verdict": Verdict,
     "decisions": tuple[OperatorDecision, ...],
+    "policy": Policy,
+    "fence": Fence,
 }
 
 # Their absence says nothing: most jobs end without an operator's word.
-_OPTIONAL = frozenset({"decisions"})
+_OPTIONAL = frozenset({"decisions", "fence"})
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST_SCREENSHOT = 4 * 2**20  # bytes; a text console is some 10 KiB
@@ -88,7 +93,7 @@ def bundle(store: Store, job_id: str, data_dir: Path) -> dict[str, Any]:
         "problems": [*unreadable, *skipped],
     }
     redacted: dict[str, Any] = _redact(found, _secret_values(store, job_id))
-    return redacted
+    return sealed(redacted)
 
 
 def _records(store: Store, job_id: str) -> tuple[dict[str, Any], list[str]]:

@@ -35,6 +35,7 @@ from refloat.model import (
     Verdict,
     Word,
 )
+from refloat.policy import Policy
 from refloat.store.store import Job, Store
 from tests.unit.builders import DATA, FACTS, FINDINGS, KERNEL, PLAN, PROMOTED, REPORT, ROOT, SOURCE, replace
 
@@ -208,6 +209,7 @@ def _save_records(store: Store, job_id: str) -> None:
     }
     for name, record in records.items():
         store.save(job_id, name, record)
+    store.save(job_id, "policy", Policy())
 
 
 def _screenshots(folder: Path) -> None:
