@@ -66,6 +66,7 @@ class SimulatedVm:
     obeys: bool = False
     boots: int = 0
     started: float = 0.0
+    linked: bool = True  # whether its adapters have a link
     read: dict[str, int] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
 
@@ -109,6 +110,7 @@ class SimulatedDestination:
         self.faults = Faults(directory / "faults.json")
         self.answers: dict[tuple[str, str, str], Any] = {}
         self.on_listen: Callable[[str, str], None] = lambda vm, channel: None  # somebody listens to the guest
+        self.on_start: Callable[[str], None] = lambda vm: None  # just before it runs
         self.on_stop: Callable[[str], None] = lambda vm: None
 
     # ------------------------------------------------------------ looking
@@ -145,7 +147,7 @@ class SimulatedDestination:
             state.reason,
             {serial: state.read.get(serial, 0) for serial in serials},
             {serial: state.written.get(serial, 0) for serial in serials},
-            tuple(nic.mac for nic in state.hardware.nics),
+            tuple(nic.mac for nic in state.hardware.nics if state.linked),
         )
 
     @verb
@@ -156,6 +158,8 @@ class SimulatedDestination:
 
     @verb
     def start(self, vm: str) -> None:
+        if self._read(vm).power is PowerState.OFF:
+            self.on_start(vm)
         with self._changing(vm) as state:
             for disk in state.hardware.disks:
                 self.volumes.require(disk.volume)
@@ -364,6 +368,11 @@ class SimulatedDestination:
 
     def state(self, vm: str) -> SimulatedVm:
         return self._read(vm)
+
+    def meddle(self, vm: str, **changes: Any) -> None:
+        """Changes fields of the VM's state behind the verbs, as a faulty platform or a stranger would."""
+        with self._changing(vm) as state:
+            self._write(vm, replace(state, **changes))
 
     def guest_writes(self, vm: str, serial: str, offset: int, data: bytes) -> None:
         with self._changing(vm) as state:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from refloat.codec import decode, encode
+from refloat.codec import DecodeError, decode, encode
 from refloat.destinations.simulated import SimulatedDestination
 from refloat.durable import write_durably
 from refloat.errors import Failed
@@ -42,22 +42,26 @@ class Program:
 class Behaviour:
     """How a guest differs from one in which everything works. Times are seconds since its start.
 
-    `says` replaces fields of its reports, `raw` replaces them whole; a guest that `ends` is off then, with
-    that reason. `stages` are the reports that it gives.
+    `says` replaces fields of its reports, `each` those of the first, the second, ...; `raw` replaces them
+    whole. A guest that `ends` is off then, with that reason; `stages` are the reports that it gives.
     """
 
     delay: float = 0.0
     stages: tuple[str, ...] = ("configured", "final")
     says: dict[str, Any] = field(default_factory=dict)
+    each: tuple[dict[str, Any], ...] = ()
     raw: str = ""
     ends: str = ""
 
 
 def record(kind: type[T], content: bytes) -> T | None:
-    """The record that lies in these bytes of a disk; None where there is none."""
+    """The record that lies in these bytes of a disk; None where there is none that can be read."""
     if not content.startswith(_MAGIC):
         return None
-    return decode(kind, json.loads(content[len(_MAGIC) :].rstrip(b"\0")))
+    try:
+        return decode(kind, json.loads(content[len(_MAGIC) :].rstrip(b"\0")))
+    except (DecodeError, ValueError):
+        return None
 
 
 def recorded(value: object) -> bytes:
@@ -104,7 +108,9 @@ class Guests:
         ]
         if waiting and self._platform.may_speak(vm, channel, _AGAIN):
             number, stage = waiting[0]
-            line = behaviour.raw or json.dumps(self._report(vm, program, number, stage) | behaviour.says)
+            own = behaviour.each[number - 1] if number <= len(behaviour.each) else {}
+            report = self._report(vm, program, number, stage) | behaviour.says | own
+            line = behaviour.raw or json.dumps(report)
             self._platform.guest_says(vm, channel, b"\n" + line.encode() + b"\n")
 
     def _report(self, vm: str, program: Program, number: int, stage: str) -> dict[str, Any]:

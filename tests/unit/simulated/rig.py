@@ -47,6 +47,8 @@ class Site:
     def opened(self) -> Hub:
         form = Estate.model_validate(estate(self.world.directory, self.protected, self.policy))
         hub = Hub(Config(data_dir=self.directory / "hub"), form)
+        # The hub's own platforms, so that a test can reach into them.
+        hub.platforms._worlds[str(self.world.directory)] = self.world
         hub.open()
         return hub
 
