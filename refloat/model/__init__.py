@@ -79,6 +79,18 @@ from refloat.model.target import (
     Target,
     TargetState,
 )
+from refloat.model.windows import (
+    BitLocker,
+    BootDriver,
+    DriveLetter,
+    DriverChoice,
+    DriverFile,
+    Hibernation,
+    ValueChange,
+    WindowsAdapter,
+    WindowsFacts,
+    WindowsRequest,
+)
 
 __all__ = [
     "Action",
@@ -86,10 +98,15 @@ __all__ = [
     "Adaptation",
     "AttachedDisk",
     "AttachedNic",
+    "BitLocker",
+    "BootDriver",
     "Change",
     "ChangeKind",
     "Decision",
     "DiskBus",
+    "DriveLetter",
+    "DriverChoice",
+    "DriverFile",
     "Endpoint",
     "Facet",
     "FacetState",
@@ -103,6 +120,7 @@ __all__ = [
     "GuestKernel",
     "GuestReport",
     "Hardware",
+    "Hibernation",
     "JobState",
     "LinkKind",
     "LinkReport",
@@ -134,6 +152,10 @@ __all__ = [
     "SyncPoint",
     "Target",
     "TargetState",
+    "ValueChange",
     "Verdict",
+    "WindowsAdapter",
+    "WindowsFacts",
+    "WindowsRequest",
     "Word",
 ]

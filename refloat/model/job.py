@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from refloat.model.guest import GuestFacts, NicConfig
 from refloat.model.hardware import DiskBus, Firmware, NicModel, SourceVM
+from refloat.model.windows import WindowsRequest
 
 
 class Mode(StrEnum):
@@ -132,3 +133,4 @@ class AdaptRequest:
     report_deadline: int
     serial_console: bool = False  # add one to the kernel's command line where there is none
     luks_keys: dict[str, str] = field(default_factory=dict, repr=False)  # container's UUID: passphrase
+    windows: WindowsRequest | None = None  # for a Windows guest
