@@ -44,6 +44,34 @@ class PinNames(StrEnum):
     NEVER = "never"
 
 
+class Hibernated(StrEnum):
+    """What becomes of a Windows guest that is hibernated, or has a Fast Startup session."""
+
+    REFUSE = "refuse"
+    DISCARD = "discard"  # what its programs had not saved is lost, as by a power cut
+
+
+class DirtyNtfs(StrEnum):
+    """What becomes of a Windows guest whose NTFS was not unmounted cleanly."""
+
+    REFUSE = "refuse"
+    REPAIR = "repair"
+
+
+class SanPolicy(StrEnum):
+    """Which new disks Windows brings online by itself, once the recovery is over."""
+
+    KEEP = "keep"  # as it was at the source
+    ONLINE = "online"
+    OFFLINE_SHARED = "offline-shared"
+    OFFLINE = "offline"
+
+    @property
+    def number(self) -> int | None:
+        """As partmgr has it in the registry (VDS_SAN_POLICY); None to put back what was there."""
+        return {"keep": None, "online": 1, "offline-shared": 2, "offline": 3}[self.value]
+
+
 class When(StrEnum):
     """In which failovers a rule holds."""
 
@@ -94,6 +122,19 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class WindowsPolicy:
+    """What holds for Windows guests alone. `report_deadline` in seconds from the start of the recovered VM:
+    Windows installs its drivers then, and restarts up to three times. `online_shared` are source disks that
+    may come online in the guest although other machines may use them."""
+
+    hibernated: Hibernated = Hibernated.REFUSE
+    ntfs_dirty: DirtyNtfs = DirtyNtfs.REFUSE
+    san_policy: SanPolicy = SanPolicy.KEEP
+    online_shared: tuple[str, ...] = ()
+    report_deadline: int = 2700
+
+
+@dataclass(frozen=True)
 class Policy:
     """Times are in seconds. `report_deadline` counts from the start of the recovered VM.
 
@@ -116,6 +157,7 @@ class Policy:
     disk_bus: DiskBus = DiskBus.VIRTIO_BLK
     nic_model: NicModel = NicModel.VIRTIO
     luks_keys: dict[str, str] = field(default_factory=dict)
+    windows: WindowsPolicy = WindowsPolicy()
 
     def nic(self, mac: str) -> NicRule:
         """What is said about the adapter with this MAC at the source; an empty rule where nothing is."""

@@ -58,6 +58,7 @@ from refloat.model.job import (
     Secrets,
 )
 from refloat.model.proof import (
+    ENDED,
     Facet,
     FacetState,
     FileReport,
@@ -69,6 +70,8 @@ from refloat.model.proof import (
     Observer,
     ProbeResult,
     Proof,
+    StageReport,
+    StatusChange,
     Verdict,
     Word,
 )
@@ -93,6 +96,7 @@ from refloat.model.windows import (
 )
 
 __all__ = [
+    "ENDED",
     "Action",
     "AdaptRequest",
     "Adaptation",
@@ -149,6 +153,8 @@ __all__ = [
     "SourceDisk",
     "SourceNic",
     "SourceVM",
+    "StageReport",
+    "StatusChange",
     "SyncPoint",
     "Target",
     "TargetState",

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from refloat.model.guest import GuestFacts, NicConfig
 from refloat.model.hardware import DiskBus, Firmware, NicModel, SourceVM
-from refloat.model.windows import WindowsRequest
+from refloat.model.windows import DriverChoice, WindowsRequest
 
 
 class Mode(StrEnum):
@@ -117,6 +117,7 @@ class Plan:
     report_deadline: int
     warnings: tuple[str, ...] = ()
     serial_console: bool = False
+    drivers: DriverChoice | None = None  # for a Windows guest that is adapted
 
 
 @dataclass(frozen=True)

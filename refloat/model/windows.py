@@ -119,6 +119,9 @@ class WindowsRequest:
     discard_hibernation: bool = False
     repair_dirty: bool = False
     online_disks: tuple[str, ...] = ()  # keys of the disks that may be brought online in the guest
+    online_shared: tuple[
+        str, ...
+    ] = ()  # of these, those that may be so although they are clustered or shared
     san_policy_after: int | None = None  # None: what it was before
     callback: str = ""  # URL for reports; empty: none
 
