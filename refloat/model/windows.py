@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -81,6 +81,9 @@ class WindowsFacts:
     system_volumes: tuple[str, ...] = ()  # where Windows' own volumes are in the tree: "/C", "/ESP"
 
 
+AGENT_FOLDER = "guest-agent"
+
+
 @dataclass(frozen=True)
 class DriverFile:
     """A file of the driver set: `path` is relative to the set's folder, "viostor/viostor.sys"."""
@@ -95,6 +98,8 @@ class DriverChoice:
     """The drivers for one build and architecture, out of the operator's set.
 
     `source` names the ISO or folder as the operator did, `sha256` is the ISO's (for a folder: of its list).
+    The guest agent's installer is among the files, in AGENT_FOLDER. `versions` are those that the drivers'
+    INF files say; `warnings` what is doubtful about this choice, in words.
     """
 
     source: str
@@ -102,9 +107,16 @@ class DriverChoice:
     folder: str  # "2k22"
     architecture: str
     files: tuple[DriverFile, ...]
+    versions: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def drivers(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(file.path.partition("/")[0] for file in self.files))
+        folders = dict.fromkeys(file.path.partition("/")[0] for file in self.files)
+        return tuple(folder for folder in folders if folder != AGENT_FOLDER)
+
+    def agent(self) -> str:
+        """The path of the guest agent's installer; empty where the set has none."""
+        return next((file.path for file in self.files if file.path.startswith(f"{AGENT_FOLDER}/")), "")
 
 
 @dataclass(frozen=True)
@@ -119,9 +131,7 @@ class WindowsRequest:
     discard_hibernation: bool = False
     repair_dirty: bool = False
     online_disks: tuple[str, ...] = ()  # keys of the disks that may be brought online in the guest
-    online_shared: tuple[
-        str, ...
-    ] = ()  # of these, those that may be so although they are clustered or shared
+    online_shared: tuple[str, ...] = ()  # of these, the ones that may be so though clustered or shared
     san_policy_after: int | None = None  # None: what it was before
     callback: str = ""  # URL for reports; empty: none
 
