@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from refloat.clock import now
 from refloat.errors import Failed
 from refloat.model import (
     Action,
@@ -14,6 +15,7 @@ from refloat.model import (
     GuestFacts,
     Remediation,
     Secrets,
+    StatusChange,
 )
 from refloat.prepare import luks_keys
 from refloat.run import Run
@@ -28,6 +30,7 @@ def adapt_guest(run: Run) -> None:
     plan = run.plan
     if plan.decision.action is Action.SKIP:
         run.save("adaptation", _nothing_done(run))
+        note_status(run, Remediation.NOT_REQUIRED, "nothing was staged in the guest")
         return
     adaptation = run.controller.adapt(
         AdaptRequest(
@@ -47,6 +50,14 @@ def adapt_guest(run: Run) -> None:
     )
     run.save("adaptation", adaptation)
     _require_capable(run, adaptation.caps)
+    note_status(run, adaptation.caps.remediation, "files for its first boot are staged in the guest")
+
+
+def note_status(run: Run, status: Remediation, why: str) -> None:
+    """Keeps what becomes of the guest's remediation; the same status again says nothing new."""
+    known = run.load("remediation", tuple[StatusChange, ...]) or ()
+    if not known or known[-1].status is not status:
+        run.save("remediation", (*known, StatusChange(now(), status, why)))
 
 
 def _progress(run: Run) -> Callable[[dict[str, Any]], None]:

@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from refloat.adapt import CHANNEL
+from refloat.adapt import CHANNEL, note_status
 from refloat.clock import now, seconds_between
 from refloat.destinations.base import Channel
 from refloat.errors import RefloatError
@@ -25,9 +25,11 @@ from refloat.model import (
     PowerState,
     ProbeResult,
     Secrets,
+    StatusChange,
 )
 from refloat.policy import Probe
-from refloat.reports import Lines, ReportRejected, parse_report, sequence_of
+from refloat.remediation import status_at_the_end, status_of
+from refloat.reports import Lines, ReportRejected, check_boot, parse_report, sequence_of
 from refloat.run import Run
 from refloat.verdict import facets, verdict
 
@@ -66,7 +68,11 @@ def await_report(run: Run) -> None:
     found = facets(
         run.plan, run.need("promoted", Hardware), run.load("findings", Findings) or Findings(), reports
     )
-    run.save("verdict", verdict(found))
+    judged = verdict(found)
+    known = run.load("remediation", tuple[StatusChange, ...])
+    if known:
+        note_status(run, status_at_the_end(known[-1].status, judged), "no final word came by the deadline")
+    run.save("verdict", judged)
 
 
 def _hear_guest(run: Run) -> None:
@@ -107,6 +113,7 @@ def _take(run: Run, line: bytes, channel: Channel) -> None:
     known = run.load("reports", tuple[GuestReport, ...]) or ()
     try:
         report = parse_report(line, run.job, run.need("secrets", Secrets), known[-1] if known else None)
+        check_boot(report, known)
     except ReportRejected as error:
         sequence = sequence_of(line)
         if error.code == "report_replayed" and sequence is not None:
@@ -115,14 +122,19 @@ def _take(run: Run, line: bytes, channel: Channel) -> None:
         run.progress(message=f"a report was rejected: {error.message}")
         return
     run.save("reports", (*known, report))
+    note_status(run, status_of(report), f"report {report.sequence} of the guest")
     run.kill_point("await-report")
     channel.write(f"ack {report.sequence}\n".encode())
-    run.progress(guest=report.stage, uptime=report.uptime)
+    run.progress(guest=_heard(report), uptime=report.uptime)
+
+
+def _heard(report: GuestReport) -> str:
+    return report.stage if report.status is None else f"{report.status} {report.stage}".rstrip()
 
 
 def _final(run: Run) -> bool:
     reports = run.load("reports", tuple[GuestReport, ...]) or ()
-    return bool(reports) and reports[-1].stage == "final"
+    return bool(reports) and reports[-1].final
 
 
 # ---------------------------------------------------------------- evidence from outside

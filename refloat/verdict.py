@@ -29,6 +29,7 @@ from refloat.model import (
     Verdict,
     Word,
 )
+from refloat.remediation import remediation_facet, stage_proofs
 
 
 def verdict(facets: Sequence[Facet]) -> Verdict:
@@ -57,11 +58,13 @@ def facets(
 ) -> tuple[Facet, ...]:
     """All facets of this failover from what the guest, the platform and the operator's probes showed."""
     report = reports[-1] if reports else None
+    staged = plan.decision.action is Action.ADAPT
     return (
         _boot(plan, findings, report),
         _disks(plan, findings, promoted, report),
         _network(plan, promoted, findings, report),
-        *((_drivers(plan, report), _cleanup(report)) if plan.decision.action is Action.ADAPT else ()),
+        *((remediation_facet(plan, findings, reports),) if staged and plan.facts.windows else ()),
+        *((_drivers(plan, report), _cleanup(report)) if staged else ()),
     )
 
 
@@ -111,7 +114,7 @@ def _disks(plan: Plan, findings: Findings, promoted: Hardware, report: GuestRepo
     for mount in report.mounts if report else ():
         text = f"{mount.mountpoint} is {'mounted from ' + mount.device if mount.mounted else 'not mounted'}"
         proofs.append(Proof(Observer.GUEST, mount.mounted, text))
-    return _facet("disks", True, proofs)
+    return _facet("disks", True, [*proofs, *stage_proofs(report, "disks")])
 
 
 def _attached(plan: Plan, promoted: Hardware) -> Proof:
@@ -263,7 +266,9 @@ def _drivers(plan: Plan, report: GuestReport | None) -> Facet:
     if report is not None:
         # The guest counts its virtio drivers alone.
         found = ", ".join(report.drivers) or "none"
-        good, text = any("virtio" in name for name in report.drivers), f"drivers in use: {found}"
+        ours = _VIRTIO_OF_WINDOWS if plan.facts.windows else ("virtio",)
+        good = any(part in name.lower() for name in report.drivers for part in ours)
+        text = f"drivers in use: {found}"
         if not _needs_virtio(plan):
             good, text = True, f"{text}; {plan.disk_bus} and {plan.nic_model} need no virtio driver"
         proofs.append(Proof(Observer.GUEST, good, text))
@@ -271,12 +276,15 @@ def _drivers(plan: Plan, report: GuestReport | None) -> Facet:
     return _facet("drivers", False, proofs)
 
 
+_VIRTIO_OF_WINDOWS = ("viostor", "vioscsi", "netkvm")
+
+
 def _needs_virtio(plan: Plan) -> bool:
     return "virtio" in plan.disk_bus or "virtio" in plan.nic_model
 
 
 def _cleanup(report: GuestReport | None) -> Facet:
-    if report is None or report.stage != "final":
+    if report is None or not report.final:
         return Facet("clean-up", FacetState.UNVERIFIED, False, ())
     text = "the first-boot files are gone" if report.cleaned else "the first-boot files could not be removed"
     return _facet("clean-up", False, [Proof(Observer.GUEST, report.cleaned, text)])

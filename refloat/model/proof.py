@@ -149,7 +149,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Facet:
-    name: str  # boot, disks, network, drivers, agent, clean-up
+    name: str  # boot, disks, network, remediation, drivers, clean-up
     state: FacetState
     required: bool
     proofs: tuple[Proof, ...]
