@@ -26,6 +26,7 @@ def _rule(pattern: str, because: str) -> Rule:
 def _bus_driver(service: str) -> tuple[Rule, ...]:
     return (
         _rule(f"{_SERVICES}/{service}/Start", _BUS),
+        _rule(f"{_SERVICES}/{service}/StartOverride", _BUS),
         _rule(f"{_SERVICES}/{service}/StartOverride/**", _BUS),
     )
 
