@@ -1,4 +1,4 @@
-"""What became of the remediation that was staged in the guest: its status over time, and the proof of its end.
+"""What became of the remediation staged in the guest: its status over time, and the proof of its end.
 
 Scheduled means: files are in place. Only the guest's own final word makes it succeeded, and silence until
 the deadline makes it failed (partial where outside evidence proves the boot). Pure.
@@ -6,6 +6,7 @@ the deadline makes it failed (partial where outside evidence proves the boot). P
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from refloat.model import (
@@ -66,10 +67,22 @@ def remediation_facet(plan: Plan, findings: Findings, reports: Sequence[GuestRep
         status is Remediation.SUCCEEDED,
         f"the remediation ended as {status}: {_WORDS[status]}; {report.reboots} restarts",
     )
-    # A stage that is not done counts against it, although the guest says succeeded.
-    proofs = (ends, *stages)
+    # What is not done, and what nobody asked for, counts against it although the guest says succeeded.
+    proofs = (ends, *stages, *_unannounced(reports))
     state = FacetState.VERIFIED if all(proof.holds for proof in proofs) else FacetState.FAILED
     return Facet("remediation", state, required=failed, proofs=proofs)
+
+
+def _unannounced(reports: Sequence[GuestReport]) -> list[Proof]:
+    """Restarts that neither the status before nor the guest's own count of them announced: a crash, or an
+    update of Windows' own."""
+    return [
+        Proof(Observer.GUEST, False, f"boot {after.boot_id} came without being announced")
+        for before, after in itertools.pairwise(reports)
+        if after.boot_id != before.boot_id
+        and before.status is not Remediation.AWAITING_REBOOT
+        and after.reboots <= before.reboots
+    ]
 
 
 def _not_ended(plan: Plan, findings: Findings, report: GuestReport | None) -> Facet:
@@ -90,13 +103,12 @@ def stage_proofs(report: GuestReport | None, name: str) -> list[Proof]:
 
 
 def _done(stage: StageReport) -> bool:
-    return stage.state == "done"
+    """Skipped: the plan has nothing for it."""
+    return stage.state in ("done", "skipped")
 
 
 def _stage_proof(stage: StageReport) -> Proof:
     kind = "required" if stage.required else "optional"
     attempts = f" after {stage.attempts} attempts" if stage.attempts > 1 else ""
     text = f"stage {stage.name} ({kind}) is {stage.state}{attempts}"
-    # Skipped by plan is what an optional stage may be: nothing was asked of it.
-    holds = _done(stage) or (stage.state == "skipped" and not stage.required)
-    return Proof(Observer.GUEST, holds, f"{text}: {stage.text}" if stage.text else text)
+    return Proof(Observer.GUEST, _done(stage), f"{text}: {stage.text}" if stage.text else text)

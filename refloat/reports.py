@@ -1,8 +1,7 @@
 """The guest's reports: from untrusted bytes to records, and the reporting step.
 
-A report proves its origin (the job's token and nonce, which only this adapted guest has) and its order. A
-remediation that restarts the guest says so beforehand: any other change of the boot is not believed. What a
-report says is a claim: see verdict.py.
+A report proves its origin (the job's token and nonce, which only this adapted guest has) and its order, over
+as many boots as a remediation may take. What it says is a claim: see verdict.py.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ LIST_LIMIT = 256
 VERSION = 1
 STAGES = ("configured", "final")
 MOST_REBOOTS = 3  # that a remediation may ask for
+MOST_BOOTS = 7  # of one remediation: with as many restarts that nobody asked for
 # What a guest may say of itself: `not_required` is for guests in which nothing runs.
 _STATUSES = frozenset(Remediation) - {Remediation.NOT_REQUIRED}
 
@@ -107,19 +107,14 @@ def parse_report(line: bytes, job: str, secrets: Secrets, last: GuestReport | No
 
 
 def check_boot(report: GuestReport, known: Sequence[GuestReport]) -> None:
-    """Raises ReportRejected for a report with a status whose boot none of the known ones led to.
-
-    A restart is announced by the status awaiting_reboot, or by the guest's own count of them where that
-    report was lost. At most MOST_REBOOTS, and never back into an earlier boot.
-    """
-    if report.status is None or not known or report.boot_id == known[-1].boot_id:
+    """Raises ReportRejected for a report with a status from an earlier boot, or from one too many."""
+    boots = [one.boot_id for one in known]
+    if report.status is None or not boots or report.boot_id == boots[-1]:
         return
-    last, boots = known[-1], {one.boot_id for one in known}
-    announced = last.status is Remediation.AWAITING_REBOOT or report.reboots > last.reboots
-    if report.boot_id in boots or not announced:
-        raise ReportRejected(f"boot {report.boot_id} was not announced", code="report_other_boot")
-    if len(boots) > MOST_REBOOTS:
-        raise ReportRejected(f"more than {MOST_REBOOTS} restarts", code="report_other_boot")
+    if report.boot_id in boots:
+        raise ReportRejected(f"boot {report.boot_id} is over", code="report_other_boot")
+    if len(set(boots)) >= MOST_BOOTS:
+        raise ReportRejected(f"more than {MOST_BOOTS} boots", code="report_other_boot")
 
 
 def sequence_of(line: bytes) -> int | None:

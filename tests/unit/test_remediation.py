@@ -90,11 +90,20 @@ STATES = ("done", "failed", "skipped", "pending", "anything")
 def test_no_success_without_the_required_stages(status: Remediation, required: bool, state: str) -> None:
     stages = (*DONE[:2], StageReport("agent", state, required, 3, "1603"), DONE[3])
     word = judged(replace(GOOD, status=status, stages=stages)).word
-    done = state == "done" or (state == "skipped" and not required)
-    if status is Remediation.FAILED or (required and state != "done"):
+    done = state in ("done", "skipped")
+    if status is Remediation.FAILED or (required and not done):
         assert word is Word.FAILED
     else:
         assert word is (Word.SUCCEEDED if done and status is Remediation.SUCCEEDED else Word.PARTIAL)
+
+
+def test_a_restart_that_nobody_asked_for_is_no_full_success() -> None:
+    first = replace(GOOD, status=Remediation.RUNNING, boot_id="b0", reboots=0)
+    last = replace(GOOD, boot_id="b1", reboots=1)
+    assert judged(first, last).word is Word.SUCCEEDED, "the announcement was lost"
+    assert judged(replace(first, status=Remediation.AWAITING_REBOOT), last).word is Word.SUCCEEDED
+    crashed = judged(first, replace(last, reboots=0))
+    assert crashed.word is Word.PARTIAL and "b1 came without being announced" in crashed.reasons[0]
 
 
 def test_the_stages_say_what_the_facets_are_about() -> None:
