@@ -13,12 +13,15 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
+from refloat.errors import Refused
 from refloat.guest.windows.hive import Hive
 from refloat.guest.windows.values import Value
 from refloat.guest.windows.versions import Version
 
 SCSI_CLASS = "{4D36E97B-E325-11CE-BFC1-08002BE10318}"
 DATABASE = "DriverDatabase"
+# What Windows itself made in it: where one is missing, the database is not what it should be.
+PARTS = ("DeviceIds\\PCI", "DriverInfFiles", "DriverPackages")
 _CONFIGURATION = "refloat_conf"
 # How well an id fits: by all of the device's numbers, or by vendor and device alone.
 _FULL, _SHORT = Value.binary(bytes.fromhex("01ff0000")), Value.binary(bytes.fromhex("02ff0000"))
@@ -70,7 +73,11 @@ def label(inf: str, architecture: str) -> str:
 
 
 def change(system: Hive, control_set: str, version: Version, architecture: str) -> None:
-    """Every value of the SYSTEM hive by which Windows starts from virtio, SATA and NVMe."""
+    """Every value of the SYSTEM hive by which Windows starts from virtio, SATA and NVMe.
+
+    Raises Refused (driver_database) where the hive has no place for the binding.
+    """
+    _check_database(system, control_set)
     for driver in MINIPORTS:
         _service(system, f"{control_set}\\Services\\{driver.service}", driver)
         if system.has(DATABASE):
@@ -83,6 +90,19 @@ def change(system: Hive, control_set: str, version: Version, architecture: str) 
         if system.has(key):
             system.set(key, "Start", Value.dword(0))
             _always_start(system, key)
+
+
+def _check_database(system: Hive, control_set: str) -> None:
+    wanted = [f"{control_set}\\Control\\CriticalDeviceDatabase"]
+    if system.has(DATABASE):
+        wanted = [f"{DATABASE}\\{part}" for part in PARTS]
+    missing = [key for key in wanted if not system.has(key)]
+    if missing:
+        raise Refused(
+            f"the guest's registry has no {missing[0]}: Windows could not be told of its new disk controller",
+            code="driver_database",
+            hint="repair Windows at the source (sfc /scannow, DISM), or install virtio-win there",
+        )
 
 
 def _service(system: Hive, key: str, driver: Miniport) -> None:
