@@ -42,9 +42,7 @@ _DRIVERS = {"ntfs": "ntfs-3g"}
 # norecover: a log that Windows did not close holds changes, which recover would throw away.
 _NTFS_OPTIONS = ("norecover", "windows_names", "streams_interface=none")
 _HINT = "the kernel's log (dmesg) says more: it may be damaged, or newer than this kernel knows"
-_HINTS = {
-    "ntfs": "is ntfs-3g installed? Let the guest shut down fully (shutdown /s /f /t 0), and check the volume there"
-}
+_NO_NTFS = "is ntfs-3g installed? Else shut Windows down fully (shutdown /s /f /t 0) and let it run chkdsk"
 _BUSY = re.compile(rb"busy|Read-only file system|write-protected")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -186,12 +184,8 @@ def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> No
     options = _options(found, subvolume, writable)
     _forget(found)
     # -w: never read-only instead, as mount does with a loop device that is left from a read-only mount.
-    argv = [
-        "mount",
-        *(["-w"] if writable else []),
-        "-t",
-        _DRIVERS.get(found.filesystem.kind, found.filesystem.kind),
-    ]
+    kind = found.filesystem.kind
+    argv = ["mount", *(["-w"] if writable else []), "-t", _DRIVERS.get(kind, kind)]
     argv += ["-o", ",".join(options), found.node, str(mountpoint)]
     for _ in range(20):
         done = run(argv, timeout=_TIMEOUT, check=False)
@@ -203,12 +197,12 @@ def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> No
         reason = done.stderr.decode(errors="replace").strip()
         raise CannotMount(
             f"cannot mount {found.describe()}: {reason}",
-            hint=_HINTS.get(kind, _HINT),
+            hint=_NO_NTFS if kind == "ntfs" else _HINT,
         )
     if writable and os.statvfs(mountpoint).f_flag & os.ST_RDONLY:
         # ntfs-3g does so with a hibernated Windows, and calls it a success.
         _unmount(mountpoint)
-        raise CannotMount(f"{found.describe()} can only be mounted read-only", hint=_HINTS["ntfs"])
+        raise CannotMount(f"{found.describe()} can only be mounted read-only", hint=_NO_NTFS)
 
 
 def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
