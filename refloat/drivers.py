@@ -64,18 +64,23 @@ def choose(path: Path, version: str, architecture: str) -> DriverChoice:
         return _choice(one, row_of(version), architecture)[0]
 
 
-def extract(path: Path, choice: DriverChoice, version: str, directory: Path) -> None:
-    """Writes the chosen files below `directory`, which is made. Raises Refused (drivers_changed) if the set
-    is another by now; then nothing was written."""
+def contents(path: Path, choice: DriverChoice, version: str) -> dict[str, bytes]:
+    """The chosen files: path in the choice -> content. Raises Refused (drivers_changed) if the set is another
+    by now than when the drivers were chosen."""
     with opened(path) as one:
-        now, contents = _choice(one, row_of(version), choice.architecture)
-        if now.files != choice.files:
-            raise Refused(
-                f"the driver set {path} was changed since the drivers were chosen",
-                code="drivers_changed",
-                hint="start again: the drivers are then chosen from the new set",
-            )
-    for file, content in contents.items():
+        now, found = _choice(one, row_of(version), choice.architecture)
+    if now.files != choice.files:
+        raise Refused(
+            f"the driver set {path} was changed since the drivers were chosen",
+            code="drivers_changed",
+            hint="start again: the drivers are then chosen from the new set",
+        )
+    return found
+
+
+def extract(path: Path, choice: DriverChoice, version: str, directory: Path) -> None:
+    """Writes the chosen files below `directory`, which is made. Raises as contents() does, before that."""
+    for file, content in contents(path, choice, version).items():
         target = directory / file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
@@ -83,13 +88,12 @@ def extract(path: Path, choice: DriverChoice, version: str, directory: Path) -> 
 
 def _choice(one: DriverSet, version: Version, architecture: str) -> tuple[DriverChoice, dict[str, bytes]]:
     chosen = drivers.choose(one.source, one.files, one.read, version, architecture)
-    contents = {path: one.read(inside, drivers.FILE_LIMIT) for path, inside in chosen.paths.items()}
-    short = [path for path, inside in chosen.paths.items() if len(contents[path]) != one.files[inside]]
+    found = {path: one.read(inside, drivers.FILE_LIMIT) for path, inside in chosen.paths.items()}
+    short = [path for path, inside in chosen.paths.items() if len(found[path]) != one.files[inside]]
     if short:
         raise _unreadable(one.source, f"{short[0]} is cut off: the download was not complete")
     files = tuple(
-        DriverFile(path, len(content), hashlib.sha256(content).hexdigest())
-        for path, content in contents.items()
+        DriverFile(path, len(content), hashlib.sha256(content).hexdigest()) for path, content in found.items()
     )
     choice = DriverChoice(
         source=one.source,
@@ -100,7 +104,7 @@ def _choice(one: DriverSet, version: Version, architecture: str) -> tuple[Driver
         versions=dict(chosen.versions),
         warnings=chosen.warnings,
     )
-    return choice, contents
+    return choice, found
 
 
 # ---------------------------------------------------------------- a folder

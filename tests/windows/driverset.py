@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "w10": ("amd64", "x86", "ARM64"),
     "w11": ("amd64", "ARM64"),
 }
+_MACHINES = {"amd64": 0x8664, "x86": 0x14C, "ARM64": 0xAA64}
 AGENTS = ("guest-agent/qemu-ga-x86_64.msi", "guest-agent/qemu-ga-i386.msi")
 
 
@@ -124,9 +126,12 @@ def _catalog(kind: Kind) -> str:
 
 
 def program(name: str, where: str, size: int) -> bytes:
-    """Bytes of `size` that nothing else has: they depend on the name and on where it lies."""
+    """Bytes of `size` that nothing else has: they depend on the name and on where it lies ("2k22/amd64"). The
+    head says which processor it is for, as that of a real program."""
     seed = hashlib.sha256(f"{where}/{name}".encode()).digest()
-    return (b"MZ" + seed * (size // len(seed) + 1))[:size]
+    machine = _MACHINES.get(where.rpartition("/")[2], 0)
+    head = b"MZ" + bytes(58) + struct.pack("<I4sH", 64, b"PE\0\0", machine)
+    return (head + bytes(18) + seed * (size // len(seed) + 1))[:size]
 
 
 def files(

@@ -62,6 +62,8 @@ _LAYOUTS = (
     "{folder}/{arch}",
 )
 _ARCHITECTURES = {"amd64": ("amd64", "x64"), "x86": ("x86", "i386"), "ARM64": ("arm64", "aarch64")}
+# IMAGE_FILE_HEADER.Machine: Microsoft's "PE format".
+_MACHINES = {"amd64": 0x8664, "x86": 0x14C, "ARM64": 0xAA64}
 _AGENTS = {
     "amd64": ("qemu-ga-x86_64.msi", "qemu-ga-x64.msi"),
     "x86": ("qemu-ga-i386.msi", "qemu-ga-x86.msi"),
@@ -301,7 +303,23 @@ def _package(name: str, contents: Mapping[str, bytes], architecture: str) -> Pac
     lacking = next((file for inf in infs for file in inf.files if file.lower() not in there), None)
     if not infs or lacking:
         raise InfDamaged(f"the driver {name} is not complete: {lacking or wanted.infs[0]} is missing")
+    for file, data in files.items():
+        if file.lower().endswith(".sys") and _machine(data) != _MACHINES[architecture]:
+            raise InfDamaged(
+                f"the driver's program {name}/{file} is not one for {architecture}",
+                hint="get the driver set (virtio-win) again and compare its checksum with the publisher's",
+            )
     return Package(name, infs, files)
+
+
+def _machine(content: bytes) -> int:
+    """What processor a program is for; -1 for what is no program of Windows."""
+    if content[:2] != b"MZ" or len(content) < 64:
+        return -1
+    start = int.from_bytes(content[60:64], "little")
+    if content[start : start + 4] != b"PE\0\0" or len(content) < start + 24:
+        return -1
+    return int.from_bytes(content[start + 4 : start + 6], "little")
 
 
 def _proven(directory: Path, file: DriverFile) -> bytes:

@@ -283,6 +283,17 @@ def test_every_file_is_proven(whole: Path, tmp_path: Path, damage: str) -> None:
     assert caught.value.code == "drivers_changed"
 
 
+def test_a_program_for_another_processor_is_refused(tmp_path: Path) -> None:
+    content = files(["w10"])
+    content["vioscsi/w10/amd64/vioscsi.sys"] = content["vioscsi/w10/x86/vioscsi.sys"]
+    root = write_folder(tmp_path / "set", content)
+    choice = drivers.choose(root, "10", "amd64")
+    drivers.extract(root, choice, "10", tmp_path / "out")
+    with pytest.raises(Refused, match=r"vioscsi/vioscsi\.sys is not one for amd64") as caught:
+        guest_drivers.load(choice, tmp_path / "out", row_of("10"))
+    assert caught.value.code == "drivers_damaged"
+
+
 def test_drivers_for_another_windows_are_refused(whole: Path, tmp_path: Path) -> None:
     choice, out = _extracted(whole, tmp_path)
     with pytest.raises(Refused, match="but the guest is Windows Server 2019"):
