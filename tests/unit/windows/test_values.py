@@ -16,38 +16,11 @@ from refloat.guest.windows.values import Value
 from refloat.guest.windows.versions import VERSIONS, Version, row_of
 from refloat.model import ValueChange
 from tests.windows.hives import at, hive, merged
+from tests.windows.reopened import by_hivex, by_python_registry
+from tests.windows.small import SET, system
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "windows" / "values"
-SET = "ControlSet002"  # never 001 here: the current set is never to be taken for granted
 EVERY = [(row.name, arch) for row in VERSIONS for arch in row.architectures]
-
-
-def system(version: Version, *more: dict[str, Any]) -> bytes:
-    """A SYSTEM hive of that version in what storage and settings look at; ControlSet001 is an old set."""
-    modern = version.build >= 9200
-    overridden = at(f"{SET}\\Services\\{version.sata}\\StartOverride", {"0": Value.dword(3)})
-    parts = [
-        at("Select", {"Current": Value.dword(2), "Default": Value.dword(2), "LastKnownGood": Value.dword(1)}),
-        at("ControlSet001\\Services\\viostor", {"Start": Value.dword(4)}),
-        at(f"{SET}\\Services\\{version.sata}", {"Start": Value.dword(3), "Type": Value.dword(1)}),
-        overridden,
-        at(f"{SET}\\Services\\LSI_SAS", {"Start": Value.dword(0)}),
-        at(f"{SET}\\Services\\partmgr", {"Start": Value.dword(0)}),
-        at(f"{SET}\\Control\\CrashControl", {"AutoReboot": Value.dword(1)}),
-        at(f"{SET}\\Control\\CriticalDeviceDatabase"),
-    ]
-    if version.nvme:
-        parts.append(at(f"{SET}\\Services\\{version.nvme}", {"Start": Value.dword(3)}))
-    if modern:
-        parts += [
-            at(
-                "DriverDatabase\\DeviceIds\\PCI\\VEN_15AD&DEV_07C0",
-                {"pvscsii.inf": Value.binary(b"\1\xff\0\0")},
-            ),
-            at("DriverDatabase\\DriverInfFiles"),
-            at("DriverDatabase\\DriverPackages"),
-        ]
-    return hive(merged(*parts, *more))
 
 
 def changed(version: Version, architecture: str, content: bytes) -> Hive:
@@ -87,7 +60,9 @@ def test_golden_and_a_second_run_changes_nothing(name: str, architecture: str) -
     version = row_of(name)
     first = changed(version, architecture, system(version))
     golden(f"{name.replace(' ', '')}-{architecture}", rendered(first.changes))
-    assert changed(version, architecture, first.content()).changes == ()
+    content = first.content()
+    assert changed(version, architecture, content).changes == ()
+    assert by_hivex(content) == by_python_registry(content)
 
 
 @pytest.mark.parametrize(("name", "architecture"), EVERY)
