@@ -137,7 +137,8 @@ def test_a_run_that_ended_before_any_write_is_finished_by_the_next(whole: Path, 
     unbroken = guest(whole, tmp_path / "unbroken")
     expected = unbroken.change()
     wanted = contents(unbroken.root)
-    for number, change in enumerate(expected):
+    # All of the last ones, where kinds of files differ; of the drivers' files, which are alike, some.
+    for number, change in enumerate((*expected[:-14:9], *expected[-14:])):
         one = guest(whole, tmp_path / f"ended-{number}")
         with pytest.raises(Killed):
             one.change(boundary=Ending(WINDOWS.allowed, WINDOWS.forbidden, change.path))
