@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from refloat import windows
 from refloat.clock import now
 from refloat.errors import Failed
 from refloat.model import (
@@ -13,12 +14,15 @@ from refloat.model import (
     AdaptRequest,
     GuestCaps,
     GuestFacts,
+    Plan,
     Remediation,
     Secrets,
     StatusChange,
+    WindowsRequest,
 )
 from refloat.prepare import luks_keys
 from refloat.run import Run
+from refloat.windows_plan import send_drivers
 
 CHANNEL = "org.refloat.report"
 
@@ -41,9 +45,10 @@ def adapt_guest(run: Run) -> None:
             nics=plan.nics,
             secrets=run.need("secrets", Secrets),
             channel=CHANNEL,
-            report_deadline=plan.report_deadline,
+            report_deadline=_guests_deadline(plan),
             serial_console=plan.serial_console,
             luks_keys=luks_keys(run),
+            windows=_for_windows(run),
         ),
         run.need("facts", GuestFacts),
         progress=_progress(run),
@@ -51,6 +56,18 @@ def adapt_guest(run: Run) -> None:
     run.save("adaptation", adaptation)
     _require_capable(run, adaptation.caps)
     note_status(run, adaptation.caps.remediation, "files for its first boot are staged in the guest")
+
+
+def _guests_deadline(plan: Plan) -> int:
+    """Windows ends its remediation by itself at its deadline, and still has to be heard then."""
+    return int(plan.report_deadline * windows.GUEST_SHARE) if plan.facts.windows else plan.report_deadline
+
+
+def _for_windows(run: Run) -> WindowsRequest | None:
+    plan = run.plan
+    if plan.drivers is None:
+        return None
+    return windows.request(plan.source, run.policy.windows, plan.drivers, send_drivers(run, plan))
 
 
 def note_status(run: Run, status: Remediation, why: str) -> None:

@@ -9,6 +9,8 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -87,8 +89,9 @@ def _hear_guest(run: Run) -> None:
             if run.destination.observe(run.vm).power is not PowerState.RUNNING:
                 run.progress(message=f"{run.vm} stopped running")
                 return
-            with run.destination.channel(run.vm, CHANNEL) as channel:
-                _listen(run, channel, until=min(next_picture, time.monotonic() + deadline))
+            with contextlib.ExitStack() as stack:
+                ears = _ears(run, stack)
+                _listen(run, ears, until=min(next_picture, time.monotonic() + deadline))
         except RefloatError as error:
             # The platform may be away for a moment (libvirtd restarted, a guest that reboots): the
             # deadline bounds it.
@@ -99,16 +102,49 @@ def _hear_guest(run: Run) -> None:
             next_picture = time.monotonic() + SCREENSHOT_EVERY
 
 
-def _listen(run: Run, channel: Channel, until: float) -> None:
-    lines = Lines()
+@dataclass(frozen=True)
+class _Ear:
+    """A way in which reports come. Acknowledgements go only where nothing else reads what is written: on a
+    serial line that may be somebody's console."""
+
+    channel: Channel
+    lines: Lines
+    serial: bool = False
+
+    def heard(self, timeout: float) -> Iterator[bytes]:
+        for line in self.lines.feed(self.channel.read(timeout)):
+            if not self.serial:
+                yield line
+            elif b'{"v":' in line:  # else it is a firmware, a loader or a console that speaks
+                yield line[line.index(b'{"v":') :].rstrip(b"\r")
+
+    def acknowledge(self, sequence: int) -> None:
+        if not self.serial:
+            self.channel.write(f"ack {sequence}\n".encode())
+
+
+def _ears(run: Run, stack: contextlib.ExitStack) -> list[_Ear]:
+    """The channel; for Windows its first serial line as well, as it may lack the channel's driver."""
+    destination = run.destination
+    ears = [_Ear(stack.enter_context(destination.channel(run.vm, CHANNEL)), Lines())]
+    if run.plan.facts.windows:
+        try:
+            ears.append(_Ear(stack.enter_context(destination.serial(run.vm)), Lines(), serial=True))
+        except RefloatError as error:
+            log.warning("no serial line of %s: %s", run.vm, error)
+    return ears
+
+
+def _listen(run: Run, ears: Sequence[_Ear], until: float) -> None:
     while time.monotonic() < until and not _final(run):
-        for line in lines.feed(channel.read(timeout=1.0)):
-            _take(run, line, channel)
+        for ear in ears:
+            for line in ear.heard(timeout=1.0 / len(ears)):
+                _take(run, line, ear)
         if run.abort_requested():
             return
 
 
-def _take(run: Run, line: bytes, channel: Channel) -> None:
+def _take(run: Run, line: bytes, ear: _Ear) -> None:
     """Keeps an accepted report before it is acknowledged; a repetition is acknowledged again."""
     known = run.load("reports", tuple[GuestReport, ...]) or ()
     try:
@@ -117,14 +153,14 @@ def _take(run: Run, line: bytes, channel: Channel) -> None:
     except ReportRejected as error:
         sequence = sequence_of(line)
         if error.code == "report_replayed" and sequence is not None:
-            channel.write(f"ack {sequence}\n".encode())
+            ear.acknowledge(sequence)
             return
         run.progress(message=f"a report was rejected: {error.message}")
         return
     run.save("reports", (*known, report))
     note_status(run, status_of(report), f"report {report.sequence} of the guest")
     run.kill_point("await-report")
-    channel.write(f"ack {report.sequence}\n".encode())
+    ear.acknowledge(report.sequence)
     run.progress(guest=_heard(report), uptime=report.uptime)
 
 

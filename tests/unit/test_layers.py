@@ -24,6 +24,8 @@ LAYERS = (
         "validate",
         "reports",
         "remediation",
+        "windows",
+        "windows_plan",
         "commit",
         "verdict",
         "decide",

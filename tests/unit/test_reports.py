@@ -73,6 +73,13 @@ def test_a_guest_with_stages_says_its_status() -> None:
     assert not parse_report(windows(stage="final"), "web-1", SECRETS, None).final
 
 
+@pytest.mark.parametrize(
+    ("said", "boot"), [("boot-2-20260131120001", "boot-2"), ("boot-2", "boot-2"), ("boot-2x", "boot-2x")]
+)
+def test_a_counted_boot_is_named_by_its_count(said: str, boot: str) -> None:
+    assert parse_report(windows(boot_id=said), "web-1", SECRETS, None).boot_id == boot
+
+
 def boots(*rows: tuple[str, Remediation, int]) -> list[GuestReport]:
     return [
         replace(REPORT, sequence=number, boot_id=boot, status=status, reboots=reboots)
