@@ -83,6 +83,7 @@ from refloat.model.target import (
     TargetState,
 )
 from refloat.model.windows import (
+    AGENT_FOLDER,
     BitLocker,
     BootDriver,
     DriveLetter,
@@ -96,6 +97,7 @@ from refloat.model.windows import (
 )
 
 __all__ = [
+    "AGENT_FOLDER",
     "ENDED",
     "Action",
     "AdaptRequest",

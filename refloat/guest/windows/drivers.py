@@ -18,8 +18,7 @@ from pathlib import Path
 from refloat.errors import Refused
 from refloat.guest.windows.inf import INF_LIMIT, Inf, InfDamaged, read_inf
 from refloat.guest.windows.versions import Version
-from refloat.model import DriverChoice, DriverFile
-from refloat.model.windows import AGENT_FOLDER
+from refloat.model import AGENT_FOLDER, DriverChoice, DriverFile
 
 FILE_LIMIT = 64 * 1024 * 1024  # bytes; the agent's installer, the largest, has 15 MiB
 CHOICE_LIMIT = 192 * 1024 * 1024

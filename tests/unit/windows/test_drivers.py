@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,25 @@ def test_an_iso_whose_download_was_cut(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="compare its checksum") as caught:
         drivers.choose(path, "2022", "amd64")
     assert caught.value.code in ("drivers_source", "drivers_damaged")
+
+
+@pytest.mark.parametrize(("rock_ridge", "joliet"), [(True, True), (False, True), (False, False)])
+def test_an_iso_with_any_bytes_changed_is_read_or_refused(
+    tmp_path: Path, rock_ridge: bool, joliet: bool
+) -> None:
+    whole = write_iso(tmp_path / "whole.iso", files(["2k22"], size=200), rock_ridge=rock_ridge, joliet=joliet)
+    content, path = whole.read_bytes(), tmp_path / "changed.iso"
+    for seed in range(30):
+        chosen = random.Random(seed)
+        changed = bytearray(content)
+        for _ in range(chosen.choice((1, 4, 30))):
+            # The descriptors and folders: from sector 16 on.
+            changed[chosen.randrange(16 * 2048, 60 * 2048)] = chosen.choice(
+                (0, 1, 255, chosen.randrange(256))
+            )
+        path.write_bytes(changed)
+        with contextlib.suppress(Refused):
+            drivers.choose(path, "2022", "amd64")
 
 
 def test_no_set_at_all(tmp_path: Path) -> None:
