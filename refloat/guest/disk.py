@@ -37,10 +37,10 @@ _BTRFS_FORGET = 0x50009405  # BTRFS_IOC_FORGET_DEV: int64 fd, char name[4088]
 _TIMEOUT = 120
 _SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
 _SUBVOLUMES = 64  # looked at
-# Who mounts a kind, where it is not called like it: never the kernel's ntfs3.
-_DRIVERS = {"ntfs": "ntfs-3g"}
+# Never the kernel's ntfs3.
+NTFS_DRIVER = "ntfs-3g"
 # norecover: a log that Windows did not close holds changes, which recover would throw away.
-_NTFS_OPTIONS = ("norecover", "windows_names", "streams_interface=none")
+NTFS_OPTIONS = ("norecover", "windows_names", "streams_interface=none")
 _HINT = "the kernel's log (dmesg) says more: it may be damaged, or newer than this kernel knows"
 _NO_NTFS = "is ntfs-3g installed? Else shut Windows down fully (shutdown /s /f /t 0) and let it run chkdsk"
 _BUSY = re.compile(rb"busy|Read-only file system|write-protected")
@@ -185,7 +185,7 @@ def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> No
     _forget(found)
     # -w: never read-only instead, as mount does with a loop device that is left from a read-only mount.
     kind = found.filesystem.kind
-    argv = ["mount", *(["-w"] if writable else []), "-t", _DRIVERS.get(kind, kind)]
+    argv = ["mount", *(["-w"] if writable else []), "-t", NTFS_DRIVER if kind == "ntfs" else kind]
     argv += ["-o", ",".join(options), found.node, str(mountpoint)]
     for _ in range(20):
         done = run(argv, timeout=_TIMEOUT, check=False)
@@ -214,7 +214,7 @@ def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
         )
     options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
     if kind == "ntfs":
-        options += _NTFS_OPTIONS
+        options += NTFS_OPTIONS
     if not found.is_node():
         options.append("loop")
         if found.offset:
