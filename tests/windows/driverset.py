@@ -192,7 +192,7 @@ def write_iso(
 
     own = {"": ""}
     folders = {parent for file in content for parent in _parents(file)}
-    for folder in sorted(folders, key=lambda folder: folder.count("/")):
+    for folder in sorted(folders, key=lambda folder: (folder.count("/"), folder)):
         iso.add_directory(**name(folder))
     for file, data in content.items():
         iso.add_fp(io.BytesIO(data), len(data), **name(file))
