@@ -89,9 +89,6 @@ def extract(path: Path, choice: DriverChoice, version: str, directory: Path) -> 
 def _choice(one: DriverSet, version: Version, architecture: str) -> tuple[DriverChoice, dict[str, bytes]]:
     chosen = drivers.choose(one.source, one.files, one.read, version, architecture)
     found = {path: one.read(inside, drivers.FILE_LIMIT) for path, inside in chosen.paths.items()}
-    short = [path for path, inside in chosen.paths.items() if len(found[path]) != one.files[inside]]
-    if short:
-        raise _unreadable(one.source, f"{short[0]} is cut off: the download was not complete")
     files = tuple(
         DriverFile(path, len(content), hashlib.sha256(content).hexdigest()) for path, content in found.items()
     )
@@ -160,6 +157,7 @@ def _read_below(root: Path, path: str, limit: int) -> bytes:
 def _iso(path: Path) -> Iterator[DriverSet]:
     import pycdlib  # here, not above: the command line must answer --help quickly
 
+    _check_whole(path)
     iso = pycdlib.PyCdlib()
     try:
         iso.open(str(path))
@@ -180,6 +178,17 @@ def _iso(path: Path) -> Iterator[DriverSet]:
     finally:
         with suppress(pycdlib.pycdlibexception.PyCdlibException):
             iso.close()
+
+
+def _check_whole(path: Path) -> None:
+    """Whether the file is as long as its volume descriptor says: files beyond its end would be read short.
+    ECMA-119, 8.4.8: the number of logical blocks, of 2,048 bytes here as everywhere."""
+    with path.open("rb") as handle:
+        handle.seek(16 * 2048)
+        descriptor = handle.read(2048)
+    blocks = int.from_bytes(descriptor[80:84], "little")
+    if descriptor[1:6] == b"CD001" and blocks * 2048 > path.stat().st_size:
+        raise _unreadable(str(path), "it is cut off: its download was not complete")
 
 
 def _list_iso(iso: Any, source: str) -> dict[str, tuple[dict[str, str], int]]:

@@ -230,9 +230,9 @@ def test_an_iso_whose_download_was_cut(tmp_path: Path) -> None:
         whole.find(data) for name, data in content.items() if name.endswith(("r.sys", "i.sys", "m.sys"))
     )
     path.write_bytes(whole[: last + 100])
-    with pytest.raises(Refused, match="compare its checksum") as caught:
+    with pytest.raises(Refused, match=r"cut off.*compare its checksum") as caught:
         drivers.choose(path, "2022", "amd64")
-    assert caught.value.code in ("drivers_source", "drivers_damaged")
+    assert caught.value.code == "drivers_source"
 
 
 @pytest.mark.parametrize(("rock_ridge", "joliet"), [(True, True), (False, True), (False, False)])
