@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 STABLE_FOR = 3.0  # seconds that the VM must keep running before validate ends; await-report watches on
 SCREENSHOT_EVERY = 20.0
+LISTEN_FOR = 1.0  # seconds in which each way of reports is asked once
 PROBE_WITHIN = 30.0  # seconds in which a probe is repeated after the guest's final report
 
 
@@ -138,7 +139,7 @@ def _ears(run: Run, stack: contextlib.ExitStack) -> list[_Ear]:
 def _listen(run: Run, ears: Sequence[_Ear], until: float) -> None:
     while time.monotonic() < until and not _final(run):
         for ear in ears:
-            for line in ear.heard(timeout=1.0 / len(ears)):
+            for line in ear.heard(timeout=LISTEN_FOR / len(ears)):
                 _take(run, line, ear)
         if run.abort_requested():
             return

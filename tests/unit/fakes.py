@@ -62,11 +62,12 @@ class FakeSource:
     def __init__(self) -> None:
         self.power = PowerState.RUNNING
         self.starts = True
+        self.vm = SOURCE
         self.obeys = True
         self.changed: list[str] = []  # what was asked of it beyond reading
 
     def inventory(self, vm: str) -> Any:
-        return SOURCE
+        return self.vm
 
     def power_state(self, vm: str) -> PowerState:
         return self.power
