@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from refloat.errors import Failed
+from refloat.guest.boundary import BoundaryViolation
 from refloat.guest.windows.hivewrite import written
 from refloat.guest.windows.keys import BOUNDARY, key_path, value_path
 from refloat.guest.windows.regf import Regf, damaged, fold, opened
@@ -76,6 +77,7 @@ class Hive:
         if self.get(key, name) == value:
             return
         BOUNDARY.check(value_path(self.name, key, name))
+        _check_plain(name)
         values = self._values(self._made(key))
         spelled = values[fold(name)][0] if fold(name) in values else name
         values[fold(name)] = (spelled, value)
@@ -119,8 +121,7 @@ class Hive:
         """The hive with the changes. Raises Failed if it is not exactly that."""
         if not self.changes:
             return self._regf.content
-        result = written(self.name, self._regf, self._root)
-        again = Hive(self.name, opened(self.name, result))
+        again = Hive(self.name, written(self.name, self._regf, self._root))
         for path, key in self._loaded("", self._root):
             found = again._find(path)
             if (found is None) != key.gone or (found and again._values(found) != self._values(key)):
@@ -129,7 +130,7 @@ class Hive:
                     code="hive_write",
                     hint="this is a defect in Refloat; nothing was written",
                 )
-        return result
+        return again._regf.content
 
     def _change(self, path: str, key: Key) -> Iterator[ValueChange]:
         full = f"{self.name}\\{path}".rstrip("\\")
@@ -165,6 +166,7 @@ class Hive:
                 raise damaged(self.name, f"{so_far} is a link to another key")
             if child is None or child.gone:
                 BOUNDARY.check(key_path(self.name, so_far))
+                _check_plain(part)
                 child = child or children.setdefault(fold(part), Key(part, None, children={}, values={}))
                 child.gone = False
             key = child
@@ -198,6 +200,12 @@ class Hive:
         yield path, key
         for child in (key.children or {}).values():
             yield from self._loaded(f"{path}\\{child.name}".lstrip("\\"), child)
+
+
+def _check_plain(name: str) -> None:
+    """hivex hashes names as ASCII, and none that we make needs more."""
+    if not (name.isascii() and (name.isprintable() or not name) and len(name) < 256):
+        raise BoundaryViolation(f"refusing to make a key or value with the name {name!r}")
 
 
 def _parts(path: str) -> list[str]:

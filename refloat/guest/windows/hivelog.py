@@ -158,9 +158,9 @@ def _closed(content: bytearray, sequence: int) -> bytes:
     return bytes(content)
 
 
-def marvin32(data: bytes) -> int:
-    """The hash of the log entries: Marvin32 with the seed that the registry uses, 64 bits."""
-    low, high = _SEED & _WORD, _SEED >> 32
+def marvin32(data: bytes, seed: int = _SEED) -> int:
+    """The hash of the log entries, 64 bits: Marvin32 with the seed that the registry uses."""
+    low, high = seed & _WORD, seed >> 32
     whole = len(data) & ~3
     tail = data[whole:] + b"\x80" + bytes(3 - len(data) % 4)
     for word in (*struct.unpack_from(f"<{whole // 4}I", data), int.from_bytes(tail, "little"), 0):

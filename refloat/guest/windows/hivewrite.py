@@ -13,26 +13,50 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from refloat.errors import Failed
-from refloat.guest.windows.regf import BASE, NIL, SEGMENT, Regf, checksum, fold, opened
+from refloat.guest.windows.regf import BASE, NIL, SEGMENT, HiveDamaged, Regf, checksum, fold, opened
 
 if TYPE_CHECKING:
     import hivex
 
     from refloat.guest.windows.hive import Key
 
-_LIST, _CLASS_AT = 32, 52  # fields of a key, from the begin of its cell
+# Fields of a key, from the begin of its cell.
+_LIST, _CLASS_AT = 32, 52
 _INLINE = 0x80000000
 
 
-def written(name: str, regf: Regf, root: Key) -> bytes:
-    """The hive's bytes after the changes below `root`. Raises Failed where hivex cannot make them."""
-    content = _prepared(name, regf, root)
+_Patches = dict[int, bytes]  # what is to stand at an offset of the file
+
+
+def written(name: str, regf: Regf, root: Key) -> Regf:
+    """The hive after the changes below `root`, checked. Raises Failed where hivex cannot make them."""
+    _check_values(name, regf, root)
     parents: dict[int, bool] = {}
     try:
-        changed = _applied(content, root, parents)
+        content = _applied(_patched(regf.content, _tidy(regf, root)), root, parents)
     except (OSError, RuntimeError, ValueError) as error:
         raise _failed(name, str(error)) from error
-    return _mended(name, regf, changed, parents)
+    changed = _checked(name, content)
+    patches = _mended(name, regf, changed, parents)
+    return _checked(name, _patched(content, patches)) if patches else changed
+
+
+def _checked(name: str, content: bytes) -> Regf:
+    try:
+        return opened(name, content)
+    except HiveDamaged as error:
+        raise _failed(name, f"what hivex wrote is not sound: {error.message}") from error
+
+
+def _patched(content: bytes, patches: _Patches) -> bytes:
+    """Mostly there are none: hives are large, and are not copied without need."""
+    if not patches:
+        return content
+    result = bytearray(content)
+    for where, data in patches.items():
+        result[where : where + len(data)] = data
+    struct.pack_into("<I", result, 508, checksum(result))
+    return bytes(result)
 
 
 def _failed(name: str, why: str) -> Failed:
@@ -46,41 +70,44 @@ def _failed(name: str, why: str) -> Failed:
 # ---------------------------------------------------------------- before
 
 
-def _prepared(name: str, regf: Regf, root: Key) -> bytearray:
-    """The hive without what hivex would stumble over in the keys that it is about to write."""
-    content = bytearray(regf.content)
-    for key in _changed(root):
-        if key.offset is None:
-            continue
-        if not key.gone:
-            _check_values(name, regf, key)
-        _tidy(regf, content, key)
-    return content
-
-
-def _check_values(name: str, regf: Regf, key: Key) -> None:
+def _check_values(name: str, regf: Regf, root: Key) -> None:
     """hivex writes all values of a key anew. It keeps long ones in one cell, which Windows takes for a list
-    of parts, and cuts names at a NUL."""
-    for label, (spelled, value) in (key.values or {}).items():
-        if len(value.data) > SEGMENT:
-            raise _failed(name, f"the key {key.name} has a value of {len(value.data)} bytes: {label!r}")
-        if "\0" in spelled or not _is_text(spelled):
-            raise _failed(name, f"the key {key.name} has a value with a name that is no text: {label!r}")
+    of parts; cuts names at a NUL; and two of one name would become one."""
+    for key in _changed(root):
+        if key.gone:
+            continue
+        if key.offset is not None and len(regf.value_cells(key.offset)) != len(key.before):
+            raise _failed(name, f"the key {key.name} has two values of one name")
+        for spelled, value in (key.values or {}).values():
+            if len(value.data) > SEGMENT:
+                raise _failed(name, f"the key {key.name} has a value of {len(value.data)} bytes: {spelled!r}")
+            if "\0" in spelled or not _is_text(spelled):
+                raise _failed(name, f"the key {key.name} has a value whose name is no text: {spelled!r}")
 
 
 def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _tidy(regf: Regf, content: bytearray, key: Key) -> None:
+def _tidy(regf: Regf, root: Key) -> _Patches:
     """An empty value needs no cell and an empty class name neither: what their offsets say is not followed
     by Windows, but hivex would free a cell there."""
-    assert key.offset is not None
-    for cell in regf.value_cells(key.offset):
-        if struct.unpack_from("<I", content, BASE + cell + 8)[0] == 0:
-            struct.pack_into("<I", content, BASE + cell + 8, _INLINE)
-    if struct.unpack_from("<H", content, BASE + key.offset + 78)[0] == 0:
-        struct.pack_into("<I", content, BASE + key.offset + _CLASS_AT, NIL)
+    patches: _Patches = {}
+    for key in _changed(root):
+        if key.offset is None:
+            continue
+        for cell in regf.value_cells(key.offset):
+            if struct.unpack_from("<I", regf.content, BASE + cell + 8)[0] == 0:
+                patches[BASE + cell + 8] = _word(_INLINE)
+        where = BASE + key.offset + _CLASS_AT
+        at, length = struct.unpack_from("<I22xH", regf.content, where)
+        if length == 0 and at != NIL:
+            patches[where] = _word(NIL)
+    return patches
+
+
+def _word(number: int) -> bytes:
+    return struct.pack("<I", number)
 
 
 def _changed(key: Key) -> Iterator[Key]:
@@ -94,23 +121,25 @@ def _changed(key: Key) -> Iterator[Key]:
 # ---------------------------------------------------------------- hivex
 
 
-def _applied(content: bytearray, root: Key, parents: dict[int, bool]) -> bytearray:
+def _applied(content: bytes, root: Key, parents: dict[int, bool]) -> bytes:
     """What hivex makes of it; `parents` gets the keys whose lists of subkeys it changed, and whether
     they were there before."""
     # Not at the top: a guest is inspected on machines without hivex, too.
     import hivex
 
-    with _memory(content) as before, _memory(b"") as after:
+    assert root.offset is not None
+    with _memory(content) as before:
         handle = hivex.Hivex(before, write=True)
-        assert root.offset is not None
-        _apply(handle, root, BASE + root.offset, parents)
+    _apply(handle, root, BASE + root.offset, parents)
+    with _memory(b"") as after:
         handle.commit(after)
+        del handle  # frees its copy of the hive before the next one is made
         with open(after, "rb") as stream:
-            return bytearray(stream.read())
+            return stream.read()
 
 
 @contextmanager
-def _memory(content: bytes | bytearray) -> Iterator[str]:
+def _memory(content: bytes) -> Iterator[str]:
     """A path that leads to a file in memory."""
     fd = os.memfd_create("hive", os.MFD_CLOEXEC)
     with os.fdopen(fd, "wb") as stream:
@@ -143,20 +172,19 @@ def _apply(handle: hivex.Hivex, key: Key, node: int, parents: dict[int, bool]) -
 # ---------------------------------------------------------------- after
 
 
-def _mended(name: str, regf: Regf, content: bytearray, parents: dict[int, bool]) -> bytes:
+def _mended(name: str, regf: Regf, changed: Regf, parents: dict[int, bool]) -> _Patches:
     """A key without subkeys has no list of them, and the lists are in the order that Windows searches by
     (hivex sorts as C does, where "_" comes before letters)."""
-    changed = opened(name, bytes(content))
+    patches: _Patches = {}
     for key, was_there in parents.items():
         leaves = changed.leaves(key)
         if not leaves:
-            _drop_list(content, key)
+            patches |= _without_list(changed, key)
         elif not all(changed.leaf(leaf) for leaf in leaves):
             raise _failed(name, f"a list of subkeys of {changed.name(key)} would be empty")
         elif not was_there or _is_sorted(regf, key):
-            _sort(changed, content, leaves)
-    struct.pack_into("<I", content, 508, checksum(content))
-    return bytes(content)
+            patches |= _sorted(changed, leaves)
+    return patches
 
 
 def _is_sorted(regf: Regf, key: int) -> bool:
@@ -165,25 +193,24 @@ def _is_sorted(regf: Regf, key: int) -> bool:
     return ranks == sorted(ranks)
 
 
-def _drop_list(content: bytearray, key: int) -> None:
-    where = struct.unpack_from("<I", content, BASE + key + _LIST)[0]
-    if where != NIL:
-        size = struct.unpack_from("<i", content, BASE + where)[0]
-        struct.pack_into("<i", content, BASE + where, abs(size))
-        struct.pack_into("<I", content, BASE + key + _LIST, NIL)
+def _without_list(regf: Regf, key: int) -> _Patches:
+    where = struct.unpack_from("<I", regf.content, BASE + key + _LIST)[0]
+    if where == NIL:
+        return {}
+    size = struct.unpack_from("<i", regf.content, BASE + where)[0]
+    return {BASE + where: _word(abs(size)), BASE + key + _LIST: _word(NIL)}
 
 
-def _sort(regf: Regf, content: bytearray, leaves: list[int]) -> None:
-    """Puts the entries of one key's lists in order, each list keeping its length."""
+def _sorted(regf: Regf, leaves: list[int]) -> _Patches:
+    """The entries of one key's lists in order, each list keeping its length."""
     steps = {regf.step(leaf) for leaf in leaves}
     if len(steps) != 1:
-        return
+        return {}
     step = steps.pop()
     places = [BASE + leaf + 8 + step * index for leaf in leaves for index in range(len(regf.leaf(leaf)))]
-    entries = [bytes(content[place : place + step]) for place in places]
+    entries = [regf.content[place : place + step] for place in places]
     ordered = sorted(entries, key=lambda entry: _rank(regf.name(int.from_bytes(entry[:4], "little"))))
-    for place, entry in zip(places, ordered, strict=True):
-        content[place : place + step] = entry
+    return {place: new for place, old, new in zip(places, entries, ordered, strict=True) if old != new}
 
 
 def _rank(name: str) -> bytes:

@@ -12,7 +12,6 @@ which begins 4096 bytes into the file.
 from __future__ import annotations
 
 import struct
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -201,8 +200,7 @@ class _Check:
     def cells(self) -> None:
         """Marks the cells in use. Bins follow each other without a gap, and so do the cells in them."""
         content, end, at = self._content, self._head.size, 0
-        sizes = array("i")
-        sizes.frombytes(content[BASE : BASE + end])
+        sizes = memoryview(content)[BASE : BASE + end].cast("i")
         while at < end:
             signature, offset, size = struct.unpack_from("<4sII", content, BASE + at)
             if signature != b"hbin" or offset != at or size == 0 or size % BASE or size > end - at:
@@ -210,7 +208,7 @@ class _Check:
             self._cells_of(sizes, at + 32, at + size)
             at += size
 
-    def _cells_of(self, sizes: array[int], at: int, end: int) -> None:
+    def _cells_of(self, sizes: memoryview[int], at: int, end: int) -> None:
         state = self._state
         while at < end:
             size = sizes[at >> 2]
@@ -257,6 +255,10 @@ class _Check:
             raise self._bad("a key's name is larger than its cell", key)
         if parent not in (NIL, above):
             raise self._bad("a key belongs to another one", key)
+        if parent != NIL and (
+            not length or "\\" in _name(self._content, BASE + key + _KEY_NAME, length, flags & _ASCII_KEY)
+        ):
+            raise self._bad("a key has no name that a path can have", key)
         if class_at != NIL and class_length:
             self._take(class_at, class_length, "a class name")
         if security != NIL:
