@@ -66,7 +66,7 @@ def main() -> None:
 
 def _rows(original: Disks, peer: str, directory: Path, boot: bool) -> list[Row]:
     ours, theirs = (_copy(original, directory / tool) for tool in ("refloat", "virt-v2v"))
-    environment = _appliance(directory / "appliance")
+    environment = appliance(directory / "appliance")
     rows = [
         Row("refloat", measure([sys.executable, "-m", "bench.adapt_once", *map(str, ours)], {})),
         Row("virt-v2v-in-place", measure([peer, "-i", "libvirtxml", str(_domain(theirs))], environment)),
@@ -74,7 +74,7 @@ def _rows(original: Disks, peer: str, directory: Path, boot: bool) -> list[Row]:
     ]
     for row, disks in zip(rows, (ours, theirs, original), strict=True):
         _say(f"looking at the result: {row.tool}")
-        row.changed = sum(map(_changed, original, disks)) if row.cost else 0
+        row.changed = sum(map(changed_bytes, original, disks)) if row.cost else 0
         row.console = _boot(disks, directory) if boot else None
     return rows
 
@@ -126,26 +126,26 @@ def _domain(disks: Disks) -> Path:
     return file
 
 
-def _appliance(cache: Path) -> dict[str, str]:
+def appliance(cache: Path) -> dict[str, str]:
     """The environment for the peer, its appliance built beforehand: that is made once for a machine."""
     _say("building the peer's appliance, which is not counted")
     cache.mkdir()
     environment = {
         "LIBGUESTFS_BACKEND": "direct",
         "LIBGUESTFS_CACHEDIR": str(cache),
-        **({} if _acceleration() == "kvm" else {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}),
+        **({} if acceleration() == "kvm" else {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}),
     }
     run(["guestfish", "-a", "/dev/null", "run"], env=environment, timeout=600)
     return environment
 
 
-def _acceleration() -> str:
+def acceleration() -> str:
     """What the peer's appliance runs on. A /dev/kvm on a CPU that cannot virtualise proves nothing."""
     usable = {"vmx", "svm"} & set(Path("/proc/cpuinfo").read_text().split())
     return "kvm" if usable and os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
 
 
-def _changed(original: Path, copy: Path) -> int:
+def changed_bytes(original: Path, copy: Path) -> int:
     """Bytes in blocks that differ: what the result is, whoever wrote it and however often."""
     count = 0
     with original.open("rb") as before, copy.open("rb") as after:
@@ -171,7 +171,7 @@ def _data(rows: list[Row], guest: str) -> dict[str, object]:
         "guest": guest,
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
-        "acceleration": _acceleration(),
+        "acceleration": acceleration(),
         "rows": [{**asdict(row), "boots": row.boots} for row in rows],
         "cpu_ratio": _ratio(rows),
         "aim": AIM,

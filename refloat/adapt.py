@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from refloat import windows
+from refloat.clock import now
 from refloat.errors import Failed
 from refloat.model import (
     Action,
@@ -12,11 +14,15 @@ from refloat.model import (
     AdaptRequest,
     GuestCaps,
     GuestFacts,
+    Plan,
     Remediation,
     Secrets,
+    StatusChange,
+    WindowsRequest,
 )
 from refloat.prepare import luks_keys
 from refloat.run import Run
+from refloat.windows_plan import send_drivers
 
 CHANNEL = "org.refloat.report"
 
@@ -28,6 +34,7 @@ def adapt_guest(run: Run) -> None:
     plan = run.plan
     if plan.decision.action is Action.SKIP:
         run.save("adaptation", _nothing_done(run))
+        note_status(run, Remediation.NOT_REQUIRED, "nothing was staged in the guest")
         return
     adaptation = run.controller.adapt(
         AdaptRequest(
@@ -38,15 +45,36 @@ def adapt_guest(run: Run) -> None:
             nics=plan.nics,
             secrets=run.need("secrets", Secrets),
             channel=CHANNEL,
-            report_deadline=plan.report_deadline,
+            report_deadline=_guests_deadline(plan),
             serial_console=plan.serial_console,
             luks_keys=luks_keys(run),
+            windows=_for_windows(run),
         ),
         run.need("facts", GuestFacts),
         progress=_progress(run),
     )
     run.save("adaptation", adaptation)
     _require_capable(run, adaptation.caps)
+    note_status(run, adaptation.caps.remediation, "files for its first boot are staged in the guest")
+
+
+def _guests_deadline(plan: Plan) -> int:
+    """Windows ends its remediation by itself at its deadline, and still has to be heard then."""
+    return int(plan.report_deadline * windows.GUEST_SHARE) if plan.facts.windows else plan.report_deadline
+
+
+def _for_windows(run: Run) -> WindowsRequest | None:
+    plan = run.plan
+    if plan.drivers is None:
+        return None
+    return windows.request(plan.source, run.policy.windows, plan.drivers, send_drivers(run, plan))
+
+
+def note_status(run: Run, status: Remediation, why: str) -> None:
+    """Keeps what becomes of the guest's remediation; the same status again says nothing new."""
+    known = run.load("remediation", tuple[StatusChange, ...]) or ()
+    if not known or known[-1].status is not status:
+        run.save("remediation", (*known, StatusChange(now(), status, why)))
 
 
 def _progress(run: Run) -> Callable[[dict[str, Any]], None]:

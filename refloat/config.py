@@ -15,12 +15,16 @@ DEFAULT_FILES = (Path("/etc/refloat/refloat.yaml"), Path("/var/lib/refloat-lab/r
 
 @dataclass(frozen=True)
 class Config:
-    """`data_dir` holds everything that the hub remembers; `estate` is the file that describes the estate."""
+    """`data_dir` holds everything that the hub remembers; `estate` is the file that describes the estate.
+
+    `drivers` is a virtio-win ISO, or a folder with its files: needed for Windows guests alone.
+    """
 
     data_dir: Path = Path("/var/lib/refloat")
     listen: str = "127.0.0.1:8410"
     estate: Path = Path("/etc/refloat/estate.yaml")
     log_level: str = "info"
+    drivers: Path | None = None
 
     @property
     def url(self) -> str:
@@ -62,7 +66,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
         override = environ.get(f"REFLOAT_{name.upper()}")
         if override:
             values[name] = override
-    paths = {name: Path(values.pop(name)) for name in ("data_dir", "estate") if name in values}
+    paths = {name: Path(values.pop(name)) for name in ("data_dir", "estate", "drivers") if name in values}
     return Config(**paths, **values)  # type: ignore[arg-type]
 
 

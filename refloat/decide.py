@@ -25,6 +25,7 @@ from refloat.model import (
 )
 from refloat.policy import AdaptChoice, NicRule, PinNames, Policy, Readdress
 from refloat.readdress import readdressed, with_own_addresses
+from refloat.windows import needs as windows_needs
 
 
 def decide(
@@ -35,10 +36,12 @@ def decide(
     choice: AdaptChoice,
     nics: Sequence[PlannedNic] = (),
     destination_cpu_level: int | None = None,
+    refusals: Sequence[str] = (),
 ) -> Decision:
     """The decision for this guest on that hardware, under the policy's choice; `nics` as they are planned.
 
-    `destination_cpu_level` is the x86-64 level of the destination's processor, where it is known.
+    `destination_cpu_level` is the x86-64 level of the destination's processor, where it is known;
+    `refusals` are why this guest must not be adapted, if it would be.
     """
     if choice is AdaptChoice.NEVER:
         return Decision(Action.SKIP, ("the policy says: never adapt",))
@@ -60,6 +63,8 @@ def decide(
             ),
         )
     needs = [*_needs(facts, source, disk_bus, nic_model), *_rewrites(nics)]
+    if refusals and (needs or choice is AdaptChoice.ALWAYS):
+        return Decision(Action.REFUSE, tuple(refusals))
     if needs:
         return Decision(Action.ADAPT, tuple(needs))
     if choice is AdaptChoice.ALWAYS:
@@ -80,8 +85,9 @@ def _needs(facts: GuestFacts, source: SourceVM, disk_bus: DiskBus, nic_model: Ni
         reasons += [f"{name} changes with the disk bus" for name in facts.unstable_names]
     models = {nic.model for nic in source.nics} - {nic_model}
     if models:
-        reasons.append(f"adapters move from {', '.join(sorted(models))} to {nic_model}, and are renamed")
-    return reasons
+        new = "are new to Windows" if facts.windows else "are renamed"
+        reasons.append(f"adapters move from {', '.join(sorted(models))} to {nic_model}, and {new}")
+    return [*reasons, *(windows_needs(facts.windows, disk_bus) if facts.windows else [])]
 
 
 def _rewrites(nics: Sequence[PlannedNic]) -> list[str]:
@@ -186,16 +192,35 @@ def _contradict(nic: SourceNic, config: NicConfig) -> bool:
 
 
 def plan_nics(
-    places: Sequence[Place], configs: Sequence[NicConfig], policy: Policy
+    places: Sequence[Place], configs: Sequence[NicConfig], policy: Policy, windows: bool = False
 ) -> tuple[PlannedNic, ...]:
-    """What happens to each adapter. `configs` are all interfaces of the guest's files.
+    """What happens to each adapter. `configs` are all interfaces of the guest's files. Windows names no
+    adapter by its slot, and its names cannot be tied to one: each new adapter starts with DHCP.
 
     Never a guess: where it is not certain which interface belongs to an adapter, nothing is rewritten.
     Raises Refused where the policy asks for other addresses and does not say which.
     """
+    if windows:
+        places = [replace(place, nic=replace(place.nic, guest_name="")) for place in places]
+        planned = plan_nics(places, configs, _without_pins(policy))
+        return tuple(_new_to_windows(nic) for nic in planned)
     matches = match_nics([place.nic for place in places], configs)
     alone = len(places) == 1
     return tuple(_plan_nic(place, matches[place.nic.mac], configs, policy, alone) for place in places)
+
+
+def _without_pins(policy: Policy) -> Policy:
+    rules = tuple(replace(rule, pin_names=None) for rule in policy.nics)
+    return replace(policy, pin_names=PinNames.NEVER, nics=rules)
+
+
+def _new_to_windows(nic: PlannedNic) -> PlannedNic:
+    """Says what becomes of an adapter whose old configuration stays behind with the old adapter."""
+    if nic.mode is not NetworkMode.PRESERVE:
+        return nic
+    said = nic.reason.partition("; nothing ties")[0]
+    own = f", without its own servers {', '.join(nic.config.dns)}" if nic.config and nic.config.dns else ""
+    return replace(nic, reason=f"{said}; Windows starts a new adapter with DHCP{own}")
 
 
 def _plan_nic(

@@ -29,6 +29,8 @@ from refloat.policy import (
     AdaptChoice,
     AfterDeadline,
     CommitThen,
+    DirtyNtfs,
+    Hibernated,
     MacPolicy,
     NicRule,
     OnFailure,
@@ -36,7 +38,9 @@ from refloat.policy import (
     Policy,
     Probe,
     Readdress,
+    SanPolicy,
     When,
+    WindowsPolicy,
 )
 from refloat.run import Networks
 
@@ -171,6 +175,20 @@ class NicForm(Form):
         )
 
 
+class WindowsForm(Form):
+    """What holds for Windows guests alone."""
+
+    hibernated: Hibernated = Hibernated.REFUSE
+    ntfs_dirty: DirtyNtfs = DirtyNtfs.REFUSE
+    san_policy: SanPolicy = SanPolicy.KEEP
+    online_shared: list[str] = []
+    report_deadline: Annotated[int, Field(ge=10)] = 2700
+
+    def record(self) -> WindowsPolicy:
+        plain = self.model_dump(exclude={"online_shared"})
+        return WindowsPolicy(**plain, online_shared=tuple(self.online_shared))
+
+
 class PolicyForm(Form):
     mac: MacPolicy = MacPolicy.KEEP
     shutdown_deadline: Annotated[int, Field(ge=1)] = 180
@@ -191,6 +209,7 @@ class PolicyForm(Form):
     test_duration: Annotated[int, Field(ge=1)] | None = None
     commit_deadline: Annotated[int, Field(ge=1)] | None = None
     commit_then: CommitThen = CommitThen.REMIND
+    windows: WindowsForm = WindowsForm()
 
     @field_validator("luks_keys")
     @classmethod
@@ -261,8 +280,9 @@ class Estate(Form):
         form = self.policies.get(name, PolicyForm())
         probes = tuple(Probe(probe.port, probe.expect, probe.address) for probe in form.probes)
         nics = tuple(nic.record(mac) for mac, nic in form.nics.items())
-        plain = form.model_dump(exclude={"probes", "nics"})
-        return Policy(**{**plain, "name": name, "probes": probes, "nics": nics})
+        plain = form.model_dump(exclude={"probes", "nics", "windows"})
+        windows = form.windows.record()
+        return Policy(**{**plain, "name": name, "probes": probes, "nics": nics, "windows": windows})
 
     def networks(self) -> Networks:
         return Networks(

@@ -58,6 +58,7 @@ class Hub:
 
     def __init__(self, config: Config, estate: Estate, platforms: Platforms | None = None) -> None:
         self.data_dir = config.data_dir
+        self.drivers = config.drivers
         self.estate = estate
         self.platforms = platforms or Platforms(estate, config.data_dir)
         self._lock = _only_hub(config.data_dir)
@@ -299,6 +300,7 @@ class Hub:
             store=self.store,
             data_dir=self.data_dir,
             synchronise=lambda cancelled: self.synchronise(name, cancelled),
+            drivers=self.drivers,
         )
 
     def _ends_by_rollback(self, job_id: str) -> tuple[JobState, ...]:

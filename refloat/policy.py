@@ -52,6 +52,34 @@ class CommitThen(StrEnum):
     COMMIT = "commit"
 
 
+class Hibernated(StrEnum):
+    """What becomes of a Windows guest that is hibernated, or has a Fast Startup session."""
+
+    REFUSE = "refuse"
+    DISCARD = "discard"  # what its programs had not saved is lost, as by a power cut
+
+
+class DirtyNtfs(StrEnum):
+    """What becomes of a Windows guest whose NTFS was not unmounted cleanly."""
+
+    REFUSE = "refuse"
+    REPAIR = "repair"
+
+
+class SanPolicy(StrEnum):
+    """Which new disks Windows brings online by itself, once the recovery is over."""
+
+    KEEP = "keep"  # as it was at the source
+    ONLINE = "online"
+    OFFLINE_SHARED = "offline-shared"
+    OFFLINE = "offline"
+
+    @property
+    def number(self) -> int | None:
+        """As partmgr has it in the registry (VDS_SAN_POLICY); None to put back what was there."""
+        return {"keep": None, "online": 1, "offline-shared": 2, "offline": 3}[self.value]
+
+
 class When(StrEnum):
     """In which failovers a rule holds."""
 
@@ -102,6 +130,19 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class WindowsPolicy:
+    """What holds for Windows guests alone. `report_deadline` in seconds from the start of the recovered VM:
+    Windows installs its drivers then, and restarts up to three times. `online_shared` are source disks that
+    may come online in the guest although other machines may use them."""
+
+    hibernated: Hibernated = Hibernated.REFUSE
+    ntfs_dirty: DirtyNtfs = DirtyNtfs.REFUSE
+    san_policy: SanPolicy = SanPolicy.KEEP
+    online_shared: tuple[str, ...] = ()
+    report_deadline: int = 2700
+
+
+@dataclass(frozen=True)
 class Policy:
     """Times are in seconds; None: never. `report_deadline` counts from the start of the recovered VM,
     `test_duration` and `commit_deadline` from the verdict. `rpo` is the greatest age that a replica should
@@ -131,6 +172,7 @@ class Policy:
     test_duration: int | None = None  # after which a test is rolled back by itself
     commit_deadline: int | None = None
     commit_then: CommitThen = CommitThen.REMIND
+    windows: WindowsPolicy = WindowsPolicy()
 
     def nic(self, mac: str) -> NicRule:
         """What is said about the adapter with this MAC at the source; an empty rule where nothing is."""

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from refloat import windows
 from refloat.clock import now, seconds_between
 from refloat.decide import Place, decide, plan_nics
 from refloat.errors import Failed, Refused, Unreachable
@@ -14,6 +15,7 @@ from refloat.fence import not_fenced, source_limitation
 from refloat.guest.linux.cpu import level_of
 from refloat.model import (
     Action,
+    DriverChoice,
     GuestFacts,
     Hardware,
     Mode,
@@ -28,6 +30,7 @@ from refloat.model import (
 from refloat.policy import MacPolicy
 from refloat.run import Run
 from refloat.text import span
+from refloat.windows_plan import about_windows, choose_drivers, send_drivers
 
 # What an adaptation and a first boot write into the overlays before the operator decides, at least.
 OVERLAY_RESERVE = 512 * 1024 * 1024
@@ -43,13 +46,15 @@ def preflight(run: Run) -> None:
     """Read-only: everything that could be known to fail later is refused here."""
     _require_sync_point(run)
     _require_fence(run)
-    require_room(run)
+    require_room(run, OVERLAY_RESERVE)
     run.destination.require_devices(run.policy.disk_bus, run.policy.nic_model)
     source = inventory(run)
     run.save("inventory", source)
     run.once("secrets", Secrets, lambda: Secrets(secrets.token_hex(24), secrets.token_hex(16)))
     facts = inspect(run, source)
     run.save("facts", facts)
+    if facts.windows:
+        require_room(run, windows.OVERLAY_RESERVE)
     plan = make_plan(run, source, facts, cpu_level(run))
     run.save("plan", replace(plan, warnings=(*plan.warnings, *_age(run))))
     if plan.decision.action is Action.REFUSE:
@@ -58,6 +63,7 @@ def preflight(run: Run) -> None:
             code="guest_refused",
             hint="mend the cause at the source, sync, and start again",
         )
+    send_drivers(run, plan)
 
 
 def _age(run: Run) -> list[str]:
@@ -145,11 +151,15 @@ def planned_disks(run: Run, source: SourceVM) -> tuple[PlannedDisk, ...]:
 def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) -> Plan:
     """`cpu` is the x86-64 level of the destination's processor."""
     nics, policy = _plan_nics(run, source, facts), run.policy
+    chosen = choose_drivers(run, facts)
+    refusals, warnings = about_windows(run, source, facts, chosen)
+    decision = decide(facts, source, policy.disk_bus, policy.nic_model, policy.adapt, nics, cpu, refusals)
+    adapts = decision.action is Action.ADAPT
     return Plan(
         job=run.job,
         mode=run.mode,
         target=run.target.name,
-        decision=decide(facts, source, policy.disk_bus, policy.nic_model, policy.adapt, nics, cpu),
+        decision=decision,
         source=source,
         facts=facts,
         disks=planned_disks(run, source),
@@ -159,9 +169,10 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) ->
         firmware=source.firmware,
         disk_bus=policy.disk_bus,
         nic_model=policy.nic_model,
-        report_deadline=policy.report_deadline,
+        report_deadline=policy.windows.report_deadline if facts.windows else policy.report_deadline,
         serial_console=policy.serial_console,
-        warnings=(*facts.warnings, *_cpu_warnings(facts, cpu)),
+        warnings=(*facts.warnings, *_cpu_warnings(facts, cpu), *warnings),
+        drivers=chosen if adapts and isinstance(chosen, DriverChoice) else None,
     )
 
 
@@ -185,7 +196,7 @@ def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNi
             )
         rules = run.networks.rules(nic.network, run.mode)
         places.append(Place(nic, _mac(run, nic.mac), network, rules))
-    return plan_nics(places, facts.nics, run.policy)
+    return plan_nics(places, facts.nics, run.policy, windows=facts.windows is not None)
 
 
 def _mac(run: Run, source_mac: str) -> str:
@@ -219,11 +230,11 @@ def _require_fence(run: Run) -> None:
         raise not_fenced(reason, Refused)
 
 
-def require_room(run: Run) -> None:
+def require_room(run: Run, needed: int) -> None:
     free = run.destination.free_bytes(run.vm)
-    if free < OVERLAY_RESERVE:
+    if free < needed:
         raise Refused(
-            f"{free >> 20} MiB are free for the disks of {run.vm}, overlays need {OVERLAY_RESERVE >> 20} MiB",
+            f"{free >> 20} MiB are free for the disks of {run.vm}, overlays need {needed >> 20} MiB",
             code="no_space",
             hint="free space on the destination's storage pool",
         )

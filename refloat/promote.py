@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from refloat.clock import now
 from refloat.errors import Failed
-from refloat.model import AttachedDisk, AttachedNic, Hardware
+from refloat.model import Adaptation, AttachedDisk, AttachedNic, Hardware
 from refloat.prepare import hardware_before
 from refloat.run import Run
 
@@ -79,14 +79,20 @@ def restore_networks(run: Run) -> None:
 
 
 def apply_firmware(run: Run) -> None:
-    run.destination.set_firmware(run.vm, run.plan.firmware)
-    _verify(run, "firmware", run.plan.firmware, run.destination.hardware(run.vm).firmware)
+    """And what its clock shows: the adapted guest says whether it takes that for UTC."""
+    plan, utc = run.plan, run.need("adaptation", Adaptation).caps.clock_utc
+    run.destination.set_firmware(run.vm, plan.firmware)
+    run.destination.set_clock(run.vm, utc)
+    found = run.destination.hardware(run.vm)
+    _verify(run, "firmware", plan.firmware, found.firmware)
+    _verify(run, "clock", utc, found.clock_utc)
 
 
 def restore_firmware(run: Run) -> None:
     before = run.load("hardware", Hardware)
     if before is not None:
         run.destination.set_firmware(run.vm, before.firmware)
+        run.destination.set_clock(run.vm, before.clock_utc)
 
 
 # ---------------------------------------------------------------- 12 start-vm

@@ -8,7 +8,7 @@ from refloat.clock import now
 from refloat.errors import RefloatError, Unreachable
 from refloat.model import Action, Readiness
 from refloat.policy import MacPolicy
-from refloat.prepare import cpu_level, inspect, inventory, make_plan, require_room
+from refloat.prepare import OVERLAY_RESERVE, cpu_level, inspect, inventory, make_plan, require_room
 from refloat.run import Run
 
 
@@ -21,7 +21,7 @@ def assess(run: Run) -> Readiness:
     run = replace(run, policy=replace(run.policy, mac=MacPolicy.KEEP))
     try:
         run.destination.require_devices(run.policy.disk_bus, run.policy.nic_model)
-        require_room(run)
+        require_room(run, OVERLAY_RESERVE)
         source = inventory(run)
         plan = make_plan(run, source, inspect(run, source), cpu_level(run))
     except Unreachable:

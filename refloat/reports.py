@@ -1,25 +1,42 @@
 """The guest's reports: from untrusted bytes to records, and the reporting step.
 
-A report proves its origin (the job's token and nonce, which only this adapted guest has), that it is from
-one boot, and its order. It does not prove that it tells the truth: see verdict.py.
+A report proves its origin (the job's token and nonce, which only this adapted guest has) and its order, over
+as many boots as a remediation may take. What it says is a claim: see verdict.py.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from refloat.clock import now
 from refloat.errors import RefloatError
-from refloat.model import FileReport, GuestReport, LinkReport, MountReport, NicReport, Secrets
+from refloat.model import (
+    FileReport,
+    GuestReport,
+    LinkReport,
+    MountReport,
+    NicReport,
+    Remediation,
+    Secrets,
+    StageReport,
+)
 
 REPORT_LIMIT = 64 * 1024  # bytes of one line; a real one has about 2 KiB
 TEXT_LIMIT = 256  # characters of one field
 LIST_LIMIT = 256
 VERSION = 1
 STAGES = ("configured", "final")
+MOST_REBOOTS = 3  # that a remediation may ask for
+MOST_BOOTS = 7  # of one remediation: with as many restarts that nobody asked for
+# What a guest may say of itself: `not_required` is for guests in which nothing runs.
+_STATUSES = frozenset(Remediation) - {Remediation.NOT_REQUIRED}
+
+
+_COUNTED_BOOT = re.compile(r"boot-\d{1,9}(?=-|$)")
 
 
 class ReportRejected(RefloatError):
@@ -62,13 +79,16 @@ def parse_report(line: bytes, job: str, secrets: Secrets, last: GuestReport | No
         raise ReportRejected(
             f"sequence {sequence} does not rise above {last.sequence}", code="report_replayed"
         )
-    stage = _text(data, "stage")
-    if stage not in STAGES:
+    status, stage = _status(data), _text(data, "stage")
+    if status is None and stage not in STAGES:
         raise ReportRejected(f"unknown stage {stage!r}")
     return GuestReport(
         sequence=sequence,
-        boot_id=_text(data, "boot_id"),
+        boot_id=_boot_id(data),
         stage=stage,
+        status=status,
+        reboots=_count(data, "reboots", MOST_REBOOTS),
+        stages=tuple(_stage(item) for item in _items(data, "stages")),
         uptime=_seconds(data, "uptime"),
         received=now(),
         root_device=_text(data, "root_device"),
@@ -88,6 +108,17 @@ def parse_report(line: bytes, job: str, secrets: Secrets, last: GuestReport | No
         links=tuple(_link(item) for item in _items(data, "links")),
         changes=tuple(_file(item) for item in _items(data, "changes")),
     )
+
+
+def check_boot(report: GuestReport, known: Sequence[GuestReport]) -> None:
+    """Raises ReportRejected for a report with a status from an earlier boot, or from one too many."""
+    boots = [one.boot_id for one in known]
+    if report.status is None or not boots or report.boot_id == boots[-1]:
+        return
+    if report.boot_id in boots:
+        raise ReportRejected(f"boot {report.boot_id} is over", code="report_other_boot")
+    if len(set(boots)) >= MOST_BOOTS:
+        raise ReportRejected(f"more than {MOST_BOOTS} boots", code="report_other_boot")
 
 
 def sequence_of(line: bytes) -> int | None:
@@ -134,6 +165,31 @@ def _integer(data: dict[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
         raise ReportRejected(f"{name} is no whole number")
     return value
+
+
+def _boot_id(data: dict[str, Any]) -> str:
+    """A launcher counts its boots. What else it says of one moves with the guest's clock, which may be set
+    right in the middle of it: the count alone names the boot."""
+    said = _text(data, "boot_id")
+    counted = _COUNTED_BOOT.match(said)
+    return counted.group() if counted else said
+
+
+def _count(data: dict[str, Any], name: str, most: int) -> int:
+    """A small number that may be absent."""
+    value = _integer({name: data.get(name, 0)}, name)
+    if value > most:
+        raise ReportRejected(f"{name} is more than {most}")
+    return value
+
+
+def _status(data: dict[str, Any]) -> Remediation | None:
+    said = data.get("status")
+    if said is None:
+        return None
+    if not isinstance(said, str) or said not in _STATUSES:
+        raise ReportRejected("unknown status")
+    return Remediation(said)
 
 
 def _seconds(data: dict[str, Any], name: str) -> float:
@@ -192,3 +248,14 @@ def _link(item: Any) -> LinkReport:
 def _file(item: Any) -> FileReport:
     data = _record(item)
     return FileReport(_text(data, "path"), _text(data, "before"), _text(data, "after"))
+
+
+def _stage(item: Any) -> StageReport:
+    data = _record(item)
+    return StageReport(
+        _text(data, "name"),
+        _text(data, "state"),
+        _flag(data, "required"),
+        _count(data, "attempts", LIST_LIMIT),
+        _text(data, "text"),
+    )

@@ -56,6 +56,7 @@ class Run:
     store: Store
     data_dir: Path
     synchronise: Callable[[Callable[[], bool]], SyncPoint] = field(repr=False)
+    drivers: Path | None = None  # the operator's virtio-win set, for Windows guests
 
     @property
     def vm(self) -> str:

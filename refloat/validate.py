@@ -9,13 +9,16 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from refloat.adapt import CHANNEL
+from refloat.adapt import CHANNEL, note_status
 from refloat.clock import now, seconds_between
 from refloat.destinations.base import Channel
 from refloat.errors import RefloatError
+from refloat.fence import override
 from refloat.model import (
     Action,
     Findings,
@@ -25,9 +28,11 @@ from refloat.model import (
     PowerState,
     ProbeResult,
     Secrets,
+    StatusChange,
 )
 from refloat.policy import Probe
-from refloat.reports import Lines, ReportRejected, parse_report, sequence_of
+from refloat.remediation import status_at_the_end, status_of
+from refloat.reports import Lines, ReportRejected, check_boot, parse_report, sequence_of
 from refloat.run import Run
 from refloat.verdict import facets, verdict
 
@@ -35,6 +40,7 @@ log = logging.getLogger(__name__)
 
 STABLE_FOR = 3.0  # seconds that the VM must keep running before validate ends; await-report watches on
 SCREENSHOT_EVERY = 20.0
+LISTEN_FOR = 1.0  # seconds in which each way of reports is asked once
 PROBE_WITHIN = 30.0  # seconds in which a probe is repeated after the guest's final report
 
 
@@ -62,11 +68,16 @@ def await_report(run: Run) -> None:
     _add_observation(run, run.destination.observe(run.vm))
     _screenshot(run, "end")
     _probe(run)
+    _look_at_source(run)
     reports = run.load("reports", tuple[GuestReport, ...]) or ()
     found = facets(
         run.plan, run.need("promoted", Hardware), run.load("findings", Findings) or Findings(), reports
     )
-    run.save("verdict", verdict(found))
+    judged = verdict(found)
+    known = run.load("remediation", tuple[StatusChange, ...])
+    if known:
+        note_status(run, status_at_the_end(known[-1].status, judged), "no final word came by the deadline")
+    run.save("verdict", judged)
 
 
 def _hear_guest(run: Run) -> None:
@@ -81,8 +92,9 @@ def _hear_guest(run: Run) -> None:
             if run.destination.observe(run.vm).power is not PowerState.RUNNING:
                 run.progress(message=f"{run.vm} stopped running")
                 return
-            with run.destination.channel(run.vm, CHANNEL) as channel:
-                _listen(run, channel, until=min(next_picture, time.monotonic() + deadline))
+            with contextlib.ExitStack() as stack:
+                ears = _ears(run, stack)
+                _listen(run, ears, until=min(next_picture, time.monotonic() + deadline))
         except RefloatError as error:
             # The platform may be away for a moment (libvirtd restarted, a guest that reboots): the
             # deadline bounds it.
@@ -93,36 +105,75 @@ def _hear_guest(run: Run) -> None:
             next_picture = time.monotonic() + SCREENSHOT_EVERY
 
 
-def _listen(run: Run, channel: Channel, until: float) -> None:
-    lines = Lines()
+@dataclass(frozen=True)
+class _Ear:
+    """A way in which reports come. Acknowledgements go only where nothing else reads what is written: on a
+    serial line that may be somebody's console."""
+
+    channel: Channel
+    lines: Lines
+    serial: bool = False
+
+    def heard(self, timeout: float) -> Iterator[bytes]:
+        for line in self.lines.feed(self.channel.read(timeout)):
+            if not self.serial:
+                yield line
+            elif b'{"v":' in line:  # else it is a firmware, a loader or a console that speaks
+                yield line[line.index(b'{"v":') :].rstrip(b"\r")
+
+    def acknowledge(self, sequence: int) -> None:
+        if not self.serial:
+            self.channel.write(f"ack {sequence}\n".encode())
+
+
+def _ears(run: Run, stack: contextlib.ExitStack) -> list[_Ear]:
+    """The channel; for Windows its first serial line as well, as it may lack the channel's driver."""
+    destination = run.destination
+    ears = [_Ear(stack.enter_context(destination.channel(run.vm, CHANNEL)), Lines())]
+    if run.plan.facts.windows:
+        try:
+            ears.append(_Ear(stack.enter_context(destination.serial(run.vm)), Lines(), serial=True))
+        except RefloatError as error:
+            log.warning("no serial line of %s: %s", run.vm, error)
+    return ears
+
+
+def _listen(run: Run, ears: Sequence[_Ear], until: float) -> None:
     while time.monotonic() < until and not _final(run):
-        for line in lines.feed(channel.read(timeout=1.0)):
-            _take(run, line, channel)
+        for ear in ears:
+            for line in ear.heard(timeout=LISTEN_FOR / len(ears)):
+                _take(run, line, ear)
         if run.abort_requested():
             return
 
 
-def _take(run: Run, line: bytes, channel: Channel) -> None:
+def _take(run: Run, line: bytes, ear: _Ear) -> None:
     """Keeps an accepted report before it is acknowledged; a repetition is acknowledged again."""
     known = run.load("reports", tuple[GuestReport, ...]) or ()
     try:
         report = parse_report(line, run.job, run.need("secrets", Secrets), known[-1] if known else None)
+        check_boot(report, known)
     except ReportRejected as error:
         sequence = sequence_of(line)
         if error.code == "report_replayed" and sequence is not None:
-            channel.write(f"ack {sequence}\n".encode())
+            ear.acknowledge(sequence)
             return
         run.progress(message=f"a report was rejected: {error.message}")
         return
     run.save("reports", (*known, report))
+    note_status(run, status_of(report), f"report {report.sequence} of the guest")
     run.kill_point("await-report")
-    channel.write(f"ack {report.sequence}\n".encode())
-    run.progress(guest=report.stage, uptime=report.uptime)
+    ear.acknowledge(report.sequence)
+    run.progress(guest=_heard(report), uptime=report.uptime)
+
+
+def _heard(report: GuestReport) -> str:
+    return report.stage if report.status is None else f"{report.status} {report.stage}".rstrip()
 
 
 def _final(run: Run) -> bool:
     reports = run.load("reports", tuple[GuestReport, ...]) or ()
-    return bool(reports) and reports[-1].stage == "final"
+    return bool(reports) and reports[-1].final
 
 
 # ---------------------------------------------------------------- evidence from outside
@@ -144,7 +195,18 @@ def _screenshot(run: Run, label: str) -> None:
 
 def _add_observation(run: Run, seen: Observation) -> None:
     known = run.load("findings", Findings) or Findings()
-    run.save("findings", Findings((*known.observations, seen), known.probes))
+    run.save("findings", replace(known, observations=(*known.observations, seen)))
+
+
+def _look_at_source(run: Run) -> None:
+    known, word = run.load("findings", Findings) or Findings(), override(run)
+    power: PowerState | None = None
+    try:
+        power = run.source.power_state(run.target.source_vm)
+    except RefloatError as error:
+        log.warning("the source of %s: %s", run.vm, error)
+    said = f"{word.who}: {word.reason}" if word else ""
+    run.save("findings", replace(known, source=power, source_word=said))
 
 
 def _probe(run: Run) -> None:
@@ -153,7 +215,7 @@ def _probe(run: Run) -> None:
         for address in [probe.address] if probe.address else _planned_addresses(run):
             results.append(_probe_until(run, probe, address))
     known = run.load("findings", Findings) or Findings()
-    run.save("findings", Findings(known.observations, tuple(results)))
+    run.save("findings", replace(known, probes=tuple(results)))
 
 
 def _planned_addresses(run: Run) -> list[str]:

@@ -29,6 +29,7 @@ from refloat.model import (
     Verdict,
     Word,
 )
+from refloat.remediation import remediation_facet, stage_proofs
 
 
 def verdict(facets: Sequence[Facet]) -> Verdict:
@@ -57,11 +58,14 @@ def facets(
 ) -> tuple[Facet, ...]:
     """All facets of this failover from what the guest, the platform and the operator's probes showed."""
     report = reports[-1] if reports else None
+    staged = plan.decision.action is Action.ADAPT
     return (
-        _boot(plan, findings, report),
+        *((_source(plan, findings),) if plan.mode is not Mode.TEST else ()),
+        _boot(plan, findings, reports),
         _disks(plan, findings, promoted, report),
         _network(plan, promoted, findings, report),
-        *((_drivers(plan, report), _cleanup(report)) if plan.decision.action is Action.ADAPT else ()),
+        *((remediation_facet(plan, findings, reports),) if staged and plan.facts.windows else ()),
+        *((_drivers(plan, report), _cleanup(report)) if staged else ()),
     )
 
 
@@ -78,11 +82,26 @@ def _facet(name: str, required: bool, proofs: Iterable[Proof], needs_guest: bool
     return Facet(name, state, required, proofs)
 
 
+# ---------------------------------------------------------------- source
+
+
+def _source(plan: Plan, findings: Findings) -> Facet:
+    """That the VM does not run on both sides: by the source's own platform, or on an operator's word."""
+    vm, proofs = plan.source.name, []
+    if findings.source is not None:
+        off = findings.source is PowerState.OFF
+        proofs.append(Proof(Observer.PLATFORM, off, f"the source {vm} is {findings.source}"))
+    elif findings.source_word:
+        text = f"nobody answers for the source {vm}; {findings.source_word}"
+        proofs.append(Proof(Observer.OPERATOR, True, text))
+    return _facet("source", True, proofs, needs_guest=False)
+
+
 # ---------------------------------------------------------------- boot
 
 
-def _boot(plan: Plan, findings: Findings, report: GuestReport | None) -> Facet:
-    proofs = []
+def _boot(plan: Plan, findings: Findings, reports: Sequence[GuestReport]) -> Facet:
+    proofs, report = [], reports[-1] if reports else None
     last = findings.observations[-1] if findings.observations else None
     if last is not None:
         running = last.power is PowerState.RUNNING
@@ -91,7 +110,7 @@ def _boot(plan: Plan, findings: Findings, report: GuestReport | None) -> Facet:
     if report is not None:
         text = f"boot {report.boot_id} reported after {report.uptime:.0f} s from root {report.root_device}"
         proofs.append(Proof(Observer.GUEST, True, text))
-        return _facet("boot", True, proofs)
+        return _facet("boot", True, [*proofs, *_one_boot(reports), *_system(report)])
     answered = [probe for probe in findings.probes if probe.answered]
     if answered:
         # Outside evidence proves a boot, though not that it is the adapted guest's own word.
@@ -103,6 +122,26 @@ def _boot(plan: Plan, findings: Findings, report: GuestReport | None) -> Facet:
     return _facet("boot", True, [*proofs, Proof(Observer.GUEST, False, text)])
 
 
+def _one_boot(reports: Sequence[GuestReport]) -> list[Proof]:
+    """Of a guest that has no restarts to make: reports of another boot mean that it did not stay up. (A
+    remediation that restarts judges its boots itself.)"""
+    boots = dict.fromkeys(report.boot_id for report in reports if report.status is None)
+    if len(boots) < 2:
+        return []
+    return [Proof(Observer.GUEST, False, f"it restarted by itself: boots {', '.join(boots)}")]
+
+
+# What systemd calls a system that did not come up as it should: systemctl(1), is-system-running.
+_NOT_UP = frozenset({"initializing", "maintenance", "stopping", "offline"})
+
+
+def _system(report: GuestReport) -> list[Proof]:
+    """A rescue or emergency shell reports, too."""
+    down = report.system_state in _NOT_UP
+    text = f"its system is in the state {report.system_state!r}"
+    return [Proof(Observer.GUEST, False, text)] if down and report.final else []
+
+
 # ---------------------------------------------------------------- disks
 
 
@@ -111,7 +150,7 @@ def _disks(plan: Plan, findings: Findings, promoted: Hardware, report: GuestRepo
     for mount in report.mounts if report else ():
         text = f"{mount.mountpoint} is {'mounted from ' + mount.device if mount.mounted else 'not mounted'}"
         proofs.append(Proof(Observer.GUEST, mount.mounted, text))
-    return _facet("disks", True, proofs)
+    return _facet("disks", True, [*proofs, *stage_proofs(report, "disks")])
 
 
 def _attached(plan: Plan, promoted: Hardware) -> Proof:
@@ -173,6 +212,8 @@ def _nic_reported(nic: PlannedNic, report: GuestReport) -> list[Proof]:
     if not any(config.addresses for config in _planned(nic)):
         state = "up" if found.up else "down"
         return [Proof(Observer.GUEST, found.up, f"{found.name} ({nic.mac}) is {state}")]
+    if not found.up:
+        return [Proof(Observer.GUEST, False, f"{found.name} ({nic.mac}) is down")]
     return [*_held(nic, found, report), *_named_servers(nic, report)]
 
 
@@ -263,7 +304,9 @@ def _drivers(plan: Plan, report: GuestReport | None) -> Facet:
     if report is not None:
         # The guest counts its virtio drivers alone.
         found = ", ".join(report.drivers) or "none"
-        good, text = any("virtio" in name for name in report.drivers), f"drivers in use: {found}"
+        ours = _VIRTIO_OF_WINDOWS if plan.facts.windows else ("virtio",)
+        good = any(part in name.lower() for name in report.drivers for part in ours)
+        text = f"drivers in use: {found}"
         if not _needs_virtio(plan):
             good, text = True, f"{text}; {plan.disk_bus} and {plan.nic_model} need no virtio driver"
         proofs.append(Proof(Observer.GUEST, good, text))
@@ -271,12 +314,18 @@ def _drivers(plan: Plan, report: GuestReport | None) -> Facet:
     return _facet("drivers", False, proofs)
 
 
+_VIRTIO_OF_WINDOWS = ("viostor", "vioscsi", "netkvm")
+
+
 def _needs_virtio(plan: Plan) -> bool:
     return "virtio" in plan.disk_bus or "virtio" in plan.nic_model
 
 
 def _cleanup(report: GuestReport | None) -> Facet:
-    if report is None or report.stage != "final":
+    if report is None:
         return Facet("clean-up", FacetState.UNVERIFIED, False, ())
+    if not report.final:
+        text = f"the guest never said that its boot ended: its last report is {report.stage!r}"
+        return _facet("clean-up", False, [Proof(Observer.GUEST, False, text)])
     text = "the first-boot files are gone" if report.cleaned else "the first-boot files could not be removed"
     return _facet("clean-up", False, [Proof(Observer.GUEST, report.cleaned, text)])

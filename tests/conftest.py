@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 MARKS = {
     HERE / "contract": pytest.mark.libvirt,
     HERE / "crash": pytest.mark.slow,
+    HERE / "truth": pytest.mark.slow,
     HERE / "unit" / "sync": pytest.mark.slow,
     HERE / "unit" / "simulated": pytest.mark.slow,
     HERE / "system": pytest.mark.system,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,11 +16,20 @@ from typing import Any, Protocol, TypeVar
 
 from refloat.codec import DecodeError, decode, encode
 from refloat.command import Completed, Dialogue
-from refloat.controller.records import ControllerDisk, Export, Health, SyncStatus
+from refloat.controller.records import ControllerDisk, DriverFolder, Export, Health, SyncStatus
 from refloat.controller.ssh import SshLink
 from refloat.controller.zipapp import controller_code
 from refloat.errors import Failed, RefloatError, Unreachable
-from refloat.model import Adaptation, AdaptRequest, DiskBus, Endpoint, GuestFacts, NicModel, PlannedDisk
+from refloat.model import (
+    Adaptation,
+    AdaptRequest,
+    DiskBus,
+    DriverFile,
+    Endpoint,
+    GuestFacts,
+    NicModel,
+    PlannedDisk,
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +39,7 @@ Progress = Callable[[dict[str, Any]], None]
 CODE_DIRECTORY = "/var/lib/refloat/code"
 _NO_CODE = 97  # what our wrapper answers when the controller has other code or none
 
-# $1: directory, $2: sha256; the content comes on standard input.
+# $1: directory, $2: sha256, $3: the end of the file's name; the content comes on standard input.
 _PUSH = """set -eu
 umask 077
 mkdir -p "$1"
@@ -36,7 +48,7 @@ find . '(' -name '*.pyz' -mtime +0 -o -name 'draft.*' -mmin +60 ')' -delete
 cat >"draft.$$"
 printf '%s  %s\\n' "$2" "draft.$$" | sha256sum -c --status || { rm "draft.$$"; exit 98; }
 sync "draft.$$"
-mv "draft.$$" "$2.pyz"
+mv "draft.$$" "$2$3"
 sync .
 """
 # -I -S: no site, no environment, no user's modules; it also starts faster.
@@ -151,6 +163,19 @@ class ControllerClient:
             request["luks_keys"] = dict(luks_keys)
         return self._decoded(GuestFacts, self.call(["inspect"], _json(request), progress, _ADAPT))
 
+    def drivers(self, files: Sequence[DriverFile], contents: Callable[[], Mapping[str, bytes]]) -> str:
+        """The controller's folder with these files. `contents` gives them by path; it is asked for only
+        where they have to be sent. Raises Refused (no_space) where the controller has no room."""
+        request = {"files": encode(tuple(files)), "archive": ""}
+        answer = self._decoded(DriverFolder, self.call(["drivers"], _json(request)))
+        if not answer.folder:
+            log.info("pushing %d driver files", len(files))
+            archive = _zipped(contents())
+            request["archive"] = hashlib.sha256(archive).hexdigest()
+            self._push(archive, request["archive"], answer.incoming, ".zip")
+            answer = self._decoded(DriverFolder, self.call(["drivers"], _json(request), timeout=_ADAPT))
+        return answer.folder
+
     def adapt(self, request: AdaptRequest, facts: GuestFacts, progress: Progress | None = None) -> Adaptation:
         """Runs in the controller by itself; a second call for the same job attaches or gets the result."""
         content = _json({"request": encode(request), "facts": encode(facts)})
@@ -189,6 +214,7 @@ class ControllerClient:
             if done.returncode != _NO_CODE:
                 self._open_session(code.sha256)
                 return answer.data(command, done.returncode, done.stderr)
+            log.info("pushing the controller's code %s", code.sha256[:12])
             self._push(code.content, code.sha256)
         raise Failed("the controller's code vanishes after it was pushed", code="push_failed")
 
@@ -235,18 +261,18 @@ class ControllerClient:
             self._session.close()
             self._session = None
 
-    def _push(self, content: bytes, sha256: str) -> None:
+    def _push(self, content: bytes, sha256: str, directory: str = "", suffix: str = ".pyz") -> None:
         """The receiver checks the hash before the file gets its name. Only code of other days goes: a run
         that was started with it may still be loading modules."""
-        log.info("pushing the controller's code %s", sha256[:12])
-        argv = ["sh", "-c", _PUSH, "push", self._code_directory, sha256]
+        directory = directory or self._code_directory
+        argv = ["sh", "-c", _PUSH, "push", directory, sha256, suffix]
         done = self._link.stream(argv, lambda _line: None, content, 600)
         if done.returncode != 0:
             tail = done.stderr.decode("utf-8", "replace").strip()[-300:]
             raise Failed(
-                f"cannot put the code into the controller: {tail or 'it arrived damaged'}",
+                f"cannot put a file into the controller: {tail or 'it arrived damaged'}",
                 code="push_failed",
-                hint=f"is its disk full? look at {self._code_directory} there",
+                hint=f"is its disk full? look at {directory} there",
             )
 
     @staticmethod
@@ -304,3 +330,11 @@ class _Answer:
 
 def _json(value: object) -> bytes:
     return json.dumps(value).encode()
+
+
+def _zipped(contents: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for path, content in sorted(contents.items()):
+            archive.writestr(zipfile.ZipInfo(path), content)
+    return buffer.getvalue()

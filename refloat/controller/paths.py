@@ -42,6 +42,11 @@ class Paths:
         return self._made("jobs")
 
     @property
+    def drivers(self) -> str:
+        """Driver files for Windows guests, a folder for each list of them."""
+        return self._made("drivers")
+
+    @property
     def scratch(self) -> str:
         """For copy-on-write views; nothing in it is worth keeping."""
         return self._made("scratch")

@@ -51,3 +51,11 @@ class SyncStatus:
     attempt: str
     exports: tuple[str, ...]
     free: int
+
+
+@dataclass(frozen=True)
+class DriverFolder:
+    """Where the controller has the drivers that were asked for, or "". Archives go to `incoming`."""
+
+    folder: str
+    incoming: str

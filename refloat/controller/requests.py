@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from refloat.codec import DecodeError, decode
 from refloat.errors import Refused
-from refloat.model import AdaptRequest, DiskBus, GuestFacts, NicModel, PlannedDisk
+from refloat.model import AdaptRequest, DiskBus, DriverFile, GuestFacts, NicModel, PlannedDisk
 
 _SYSTEM_MODULES = "/usr/lib/python3/dist-packages"
 
@@ -28,6 +28,22 @@ def read_inspect_request(stream: BinaryIO) -> InspectRequest:
     data = _load(stream, {"disks", "bus", "nic"}, {"luks_keys"})
     try:
         return decode(InspectRequest, data)
+    except DecodeError as error:
+        raise _bad(str(error))
+
+
+@dataclass(frozen=True)
+class DriversRequest:
+    """`archive` is the hash that names the pushed archive with these files; empty: none was pushed."""
+
+    files: tuple[DriverFile, ...]
+    archive: str = ""
+
+
+def read_drivers_request(stream: BinaryIO) -> DriversRequest:
+    data = _load(stream, {"files", "archive"})
+    try:
+        return decode(DriversRequest, data)
     except DecodeError as error:
         raise _bad(str(error))
 

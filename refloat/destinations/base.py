@@ -67,6 +67,11 @@ class Destination(Protocol):
 
     def set_firmware(self, vm: str, firmware: Firmware) -> None: ...
 
+    def set_clock(self, vm: str, utc: bool) -> None:
+        """What the hardware clock shows at the next start: UTC, or the local time of the platform's host, as
+        Windows expects."""
+        ...
+
     def snapshot(self, vm: str, serials: Sequence[str], tag: str) -> tuple[RollbackPoint, ...]:
         """A rollback point named `tag` under each of these disks, at one instant, running or off."""
         ...
@@ -102,6 +107,11 @@ class Destination(Protocol):
         ...
 
     def channel(self, vm: str, name: str) -> AbstractContextManager[Channel]: ...
+
+    def serial(self, vm: str) -> AbstractContextManager[Channel]:
+        """The VM's first serial line (COM1): for guests that have no driver for `channel` yet. Anything may
+        be written to it, by firmware and loaders too."""
+        ...
 
     def screenshot(self, vm: str) -> bytes:
         """The console as PNG, b"" where the platform has none."""

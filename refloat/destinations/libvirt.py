@@ -14,7 +14,7 @@ from dataclasses import replace
 import libvirt
 
 from refloat.destinations.base import Channel
-from refloat.destinations.libvirt_console import open_channel, take_screenshot
+from refloat.destinations.libvirt_console import open_channel, open_serial, take_screenshot
 from refloat.destinations.libvirt_cpu import guest_flags
 from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_layers import Layers
@@ -86,6 +86,7 @@ class LibvirtDestination:
             firmware=spec.firmware,
             disks=tuple(AttachedDisk(disk.serial, disk.volume, disk.bus) for disk in spec.disks),
             nics=tuple(AttachedNic(nic.mac, nic.network, nic.model) for nic in spec.nics),
+            clock_utc=spec.clock_utc,
         )
 
     def require_devices(self, bus: DiskBus, nic: NicModel) -> None:
@@ -118,6 +119,9 @@ class LibvirtDestination:
     def set_firmware(self, vm: str, firmware: Firmware) -> None:
         """UEFI starts with libvirt's default variables, and later with what the VM left in them."""
         self._domains.change(vm, lambda spec: _with_firmware(spec, firmware))
+
+    def set_clock(self, vm: str, utc: bool) -> None:
+        self._domains.change(vm, lambda spec: replace(spec, clock_utc=utc))
 
     def nic_spec(self, nic: AttachedNic) -> NicSpec:
         attach = self._networks.get(nic.network)
@@ -230,6 +234,10 @@ class LibvirtDestination:
     def channel(self, vm: str, name: str) -> AbstractContextManager[Channel]:
         domain = self._domains.lookup(vm)
         return open_channel(self._connection.get(), domain, name)
+
+    def serial(self, vm: str) -> AbstractContextManager[Channel]:
+        domain = self._domains.lookup(vm)
+        return open_serial(self._connection.get(), domain)
 
     def screenshot(self, vm: str) -> bytes:
         domain = self._domains.lookup(vm)

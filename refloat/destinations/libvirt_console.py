@@ -79,6 +79,20 @@ def open_channel(
         stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
         # Force: the connection of a hub that was killed may still hold the channel.
         domain.openChannel(name, stream, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
+    yield from _held(stream, what)
+
+
+@contextmanager
+def open_serial(connection: libvirt.virConnect, domain: libvirt.virDomain) -> Iterator[StreamChannel]:
+    """The guest's first serial line, wherever its other end is: libvirt carries the bytes."""
+    what = f"serial line of VM {domain.name()}"
+    with libvirt_errors(f"open {what}"):
+        stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+        domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+    yield from _held(stream, what)
+
+
+def _held(stream: libvirt.virStream, what: str) -> Iterator[StreamChannel]:
     try:
         yield StreamChannel(stream, what)
     finally:

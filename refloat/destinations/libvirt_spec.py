@@ -83,6 +83,7 @@ class NicSpec:
 class DomainSpec:
     """All that Refloat decides of a domain. `memory` in bytes (whole KiB); the first disk boots.
 
+    `clock_utc`: else its hardware clock shows the local time of libvirt's host.
     `role` ("controller") marks the domain as Refloat's: only such a domain is ever redefined. `labels`
     are facts that must survive with the definition, such as a merge under way.
     """
@@ -99,6 +100,7 @@ class DomainSpec:
     disks: tuple[DiskSpec, ...] = ()
     nics: tuple[NicSpec, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    clock_utc: bool = True
 
     def __post_init__(self) -> None:
         if self.memory <= 0 or self.memory % 1024:

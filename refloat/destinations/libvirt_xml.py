@@ -96,7 +96,7 @@ def _render_platform(root: ET.Element, spec: DomainSpec) -> None:
     _add(features, "acpi")
     _add(features, "apic")
     _render_cpu(root, spec)
-    _add(root, "clock", offset="utc")
+    _add(root, "clock", offset="utc" if spec.clock_utc else "localtime")
     _add(root, "on_poweroff", "destroy")
     _add(root, "on_reboot", "restart")
     _add(root, "on_crash", "destroy")
@@ -254,6 +254,7 @@ def parse_domain(xml: str) -> DomainSpec:
             (label.get("name", ""), label.get("value", ""))
             for label in (() if ours is None else ours.findall(f"{{{REFLOAT_NS}}}label"))
         ),
+        clock_utc=_attribute(root, "clock", "offset") != "localtime",
     )
 
 

@@ -217,6 +217,10 @@ class SimulatedDestination:
     def set_firmware(self, vm: str, firmware: Firmware) -> None:
         self._define(vm, firmware=firmware)
 
+    @verb
+    def set_clock(self, vm: str, utc: bool) -> None:
+        self._define(vm, clock_utc=utc)
+
     def _define(self, vm: str, **changes: Any) -> None:
         with self._changing(vm) as state:
             _require_off(vm, state)
@@ -348,6 +352,12 @@ class SimulatedDestination:
     def channel(self, vm: str, name: str) -> Iterator[Channel]:
         boots = self._read(vm).boots
         yield _Channel(self, vm, boots, self._channels(vm) / name)
+
+    @contextmanager
+    def serial(self, vm: str) -> Iterator[Channel]:
+        """Nothing is ever said here: simulated guests have their channel's driver."""
+        with self.channel(vm, "serial") as line:
+            yield line
 
     def _channels(self, vm: str) -> Path:
         return self._directory / "channels" / vm

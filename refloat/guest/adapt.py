@@ -1,4 +1,4 @@
-"""Adapting a Linux guest so that it boots on the destination's hardware, keeps its network and reports.
+"""Adapting a guest so that it boots on the destination's hardware, keeps its network and reports.
 
 Can be repeated after a kill at any moment with the same `run_dir`: what is done is recognised, and the
 journal of all runs lists each change once.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refloat.codec import decode, encode
@@ -22,10 +22,13 @@ from refloat.guest.inspect import examine
 from refloat.guest.journal import Journal, has_begun
 from refloat.guest.linux import boot, guards, kernels, persistence, storage
 from refloat.guest.linux.edits import Progress
-from refloat.guest.linux.selinux import labels
 from refloat.guest.root import place, read_texts, subvolume_now
 from refloat.guest.stack import Volumes
+from refloat.guest.systems import system_of
 from refloat.guest.tree import Tree
+from refloat.guest.windows import system as windows
+from refloat.guest.windows.adapt import caps as windows_caps
+from refloat.guest.windows.adapt import check as check_windows
 from refloat.model import (
     Adaptation,
     AdaptRequest,
@@ -51,23 +54,77 @@ def adapt(
     before the first change. `run_dir` is outside of the guest and holds the change journal. Raises
     Refused before anything was changed, Failed or Conflict after something may have been.
     """
-    check(facts)
+    stages = _stages(facts)
+    stages.check(request, facts)
+    system = system_of(facts)
     with host.opened(devices, request.luks_keys) as volumes:
         found = same_system(volumes, facts)
         progress("mount", {"root": facts.root.uuid})
+        facts = stages.before(found, request, facts, run_dir, host)
         with host.mounted_system(found, run_dir / "mnt", writable=True) as tree:
-            facts = _facts_before(run_dir, lambda: _look_again(tree, found, request, facts))
-            journal = Journal(run_dir, tree, labels=labels(tree))
-            change(tree, journal, request, facts, progress)
+            facts = _facts_before(run_dir, lambda: stages.look_again(tree, found, request, facts))
+            journal = Journal(run_dir, tree, system.boundary, system.labels(tree))
+            stages.change(tree, journal, request, facts, progress)
     progress("flush", {"changes": len(journal.changes())})
     host.flush(devices)
-    return Adaptation(_caps(request, facts), journal.changes(), facts)
+    return Adaptation(stages.caps(request, facts), journal.changes(), facts)
+
+
+# ---------------------------------------------------------------- Linux and Windows
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """`check` needs no guest; `before` sees it before it is mounted for writing, `look_again` after that."""
+
+    check: Callable[[AdaptRequest, GuestFacts], object]
+    before: Callable[[Sequence[Found], AdaptRequest, GuestFacts, Path, Host], GuestFacts]
+    look_again: Callable[[Tree, Sequence[Found], AdaptRequest, GuestFacts], GuestFacts]
+    change: Callable[[Tree, Journal, AdaptRequest, GuestFacts, Progress], None]
+    caps: Callable[[AdaptRequest, GuestFacts], GuestCaps]
+
+
+def _stages(facts: GuestFacts) -> _Stages:
+    if facts.windows:
+        return _Stages(
+            check=_check_windows,
+            before=_before_windows,
+            look_again=lambda tree, found, request, facts: facts,
+            change=windows.change,
+            caps=windows_caps,
+        )
+    return _Stages(
+        check=lambda request, facts: check(facts),
+        before=lambda found, request, facts, run_dir, host: facts,
+        look_again=_look_again,
+        change=change,
+        caps=_caps,
+    )
+
+
+def _check_windows(request: AdaptRequest, facts: GuestFacts) -> None:
+    check_problems(facts)
+    windows.check_allowed(request, facts)
+    check_windows(request, facts)
+
+
+def _before_windows(
+    found: Sequence[Found], request: AdaptRequest, facts: GuestFacts, run_dir: Path, host: Host
+) -> GuestFacts:
+    """Looks again where nothing can be written yet, and makes the volumes writable."""
+    mountpoint = run_dir / "mnt"
+    if not has_begun(run_dir):
+        order, hardware = [disk.key for disk in request.disks], (request.disk_bus, request.nic_model)
+        facts = windows.look(found, order, mountpoint, hardware, host)
+        _check_windows(request, facts)
+    windows.make_writable(found, request, facts, mountpoint, host)
+    return facts
 
 
 def change(
     tree: Tree, journal: Journal, request: AdaptRequest, facts: GuestFacts, progress: Progress
 ) -> None:
-    """Every change to a mounted guest, in the order in which a half-done one does the least harm."""
+    """Every change to a mounted Linux guest, in the order in which a half-done one does the least harm."""
     family = check(facts)
     names = storage.DeviceNames([disk.key for disk in request.disks], facts.filesystems)
     storage.change(tree, journal, names, progress)
@@ -79,13 +136,18 @@ def change(
 
 
 def check(facts: GuestFacts) -> Family:
-    """The guest's family. Raises Refused for a guest that cannot be adapted."""
-    if facts.problems:
-        raise Refused(f"this guest cannot be adapted: {'; '.join(facts.problems)}", code="guest_unsupported")
+    """A Linux guest's family. Raises Refused for a guest that cannot be adapted."""
+    check_problems(facts)
     family = next((row for row in FAMILIES if row.name == facts.family), None)
     if family is None:
         raise Refused(f"guests of the family {facts.family!r} cannot be adapted", code="guest_unsupported")
     return family
+
+
+def check_problems(facts: GuestFacts) -> None:
+    """Raises Refused for what inspection found wrong."""
+    if facts.problems:
+        raise Refused(f"this guest cannot be adapted: {'; '.join(facts.problems)}", code="guest_unsupported")
 
 
 def same_system(volumes: Volumes, facts: GuestFacts) -> tuple[Found, ...]:

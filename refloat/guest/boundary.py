@@ -21,7 +21,7 @@ class BoundaryViolation(Failed):
 
 @dataclass(frozen=True)
 class Rule:
-    """`any_case`: on vfat, where any spelling opens the same file."""
+    """`any_case`: on vfat and NTFS, where any spelling opens the same file."""
 
     pattern: str
     because: str
@@ -144,25 +144,35 @@ def _compiled(pattern: str, any_case: bool) -> re.Pattern[str]:
     return re.compile("".join(table.get(part, re.escape(part)) for part in parts), flags)
 
 
+@dataclass(frozen=True)
+class Boundary:
+    """The rules for one kind of guest."""
+
+    allowed: tuple[Rule, ...]
+    forbidden: tuple[Rule, ...]
+
+    def limitation(self, path: str) -> str | None:
+        """Why `path` (a real guest path) must not be changed, or None if it may be."""
+        if not path.startswith("/") or "/../" in f"{path}/" or "/./" in f"{path}/" or "\0" in path:
+            return "not a plain absolute path"
+        forbidden = _first(self.forbidden, path)
+        if forbidden is not None:
+            return forbidden.because
+        return None if _first(self.allowed, path) else "not among the files that an adaptation may change"
+
+    def check(self, path: str) -> None:
+        """Raises BoundaryViolation unless `path` may be changed."""
+        reason = self.limitation(path)
+        if reason is not None:
+            raise BoundaryViolation(
+                f"refusing to change the guest's {path}: {reason}",
+                hint="this is a defect in Refloat or a symlink planted in the guest; "
+                "nothing was written there",
+            )
+
+
 def _first(rules: tuple[Rule, ...], path: str) -> Rule | None:
     return next((rule for rule in rules if _compiled(rule.pattern, rule.any_case).fullmatch(path)), None)
 
 
-def limitation(path: str) -> str | None:
-    """Why `path` (a real guest path) must not be changed, or None if it may be."""
-    if not path.startswith("/") or "/../" in f"{path}/" or "/./" in f"{path}/" or "\0" in path:
-        return "not a plain absolute path"
-    forbidden = _first(FORBIDDEN, path)
-    if forbidden is not None:
-        return forbidden.because
-    return None if _first(ALLOWED, path) else "not among the files that an adaptation may change"
-
-
-def check(path: str) -> None:
-    """Raises BoundaryViolation unless `path` may be changed."""
-    reason = limitation(path)
-    if reason is not None:
-        raise BoundaryViolation(
-            f"refusing to change the guest's {path}: {reason}",
-            hint="this is a defect in Refloat or a symlink planted in the guest; nothing was written there",
-        )
+LINUX = Boundary(ALLOWED, FORBIDDEN)

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,18 +23,26 @@ from refloat.guest.tree import Tree
 from refloat.model import GuestFilesystem, Mount
 
 ROOT_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs"})
-# What may be mounted below the root. The kind comes from the guest's disk: no other driver gets to see it.
-_MOUNT_KINDS = ROOT_KINDS | {"vfat"}
+# What may be mounted. The kind comes from the guest's disk: no other driver gets to see it.
+_MOUNT_KINDS = ROOT_KINDS | {"vfat", "ntfs"}
 
 # Mount points of the root system, in the order in which they are mounted. /var is not among them:
 # nothing is read or written there, and what is not mounted cannot be damaged.
 SYSTEM_MOUNTS = ("/boot", "/usr", "/efi", "/boot/efi")
+# Of Windows: its system volume and its EFI system partition, in a directory of the host's.
+WINDOWS_MOUNTS = {"/C": "ntfs", "/ESP": "vfat"}
 
 _BLKFLSBUF = 0x1261
 _BTRFS_FORGET = 0x50009405  # BTRFS_IOC_FORGET_DEV: int64 fd, char name[4088]
 _TIMEOUT = 120
 _SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
 _SUBVOLUMES = 64  # looked at
+# Never the kernel's ntfs3.
+NTFS_DRIVER = "ntfs-3g"
+# norecover: a log that Windows did not close holds changes, which recover would throw away.
+NTFS_OPTIONS = ("norecover", "windows_names", "streams_interface=none")
+_HINT = "the kernel's log (dmesg) says more: it may be damaged, or newer than this kernel knows"
+_NO_NTFS = "is ntfs-3g installed? Else shut Windows down fully (shutdown /s /f /t 0) and let it run chkdsk"
 _BUSY = re.compile(rb"busy|Read-only file system|write-protected")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -54,7 +62,10 @@ def mounts_of(filesystem: GuestFilesystem) -> tuple[Mount, ...]:
 
 def is_system(filesystem: GuestFilesystem) -> bool:
     """Whether any part of the root system lies on it."""
-    return any(mount.point in ("/", *SYSTEM_MOUNTS) for mount in mounts_of(filesystem))
+    points = [mount.point for mount in mounts_of(filesystem)]
+    return any(
+        point in ("/", *SYSTEM_MOUNTS) or WINDOWS_MOUNTS.get(point) == filesystem.kind for point in points
+    )
 
 
 # ---------------------------------------------------------------- mounting
@@ -89,14 +100,14 @@ def mounted_system(
     for found in filesystems:
         for mount in mounts_of(found.filesystem):
             places.setdefault(mount.point, (found, mount.subvolume))
-    if "/" not in places:
-        raise Refused("no filesystem is known to be the guest's root", code="guest_root_missing")
+    layout = layout_of(places)
     _clear(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
-    points = [point for point in ("/", *SYSTEM_MOUNTS) if point in places]
+    points = [point for point in layout if point in places]
     try:
         for point in points:
             found, subvolume = places[point]
+            _place_for(mountpoint, point)
             where = mountpoint if point == "/" else _inside(mountpoint, point)
             _mount(found, where, subvolume, writable)
         with Tree(mountpoint) as tree:
@@ -105,6 +116,26 @@ def mounted_system(
         _clear(mountpoint)
         for point in points:
             _forget(places[point][0])
+            _remove_place(mountpoint, point)
+
+
+def layout_of(places: Collection[str]) -> tuple[str, ...]:
+    """What is mounted to make up the guest's tree, in order. Raises Refused where its root is not known."""
+    if "/" in places:
+        return ("/", *SYSTEM_MOUNTS)
+    if "/C" in places:
+        return tuple(WINDOWS_MOUNTS)
+    raise Refused("no filesystem is known to be the guest's root", code="guest_root_missing")
+
+
+def _place_for(mountpoint: Path, point: str) -> None:
+    if point in WINDOWS_MOUNTS:
+        (mountpoint / point.lstrip("/")).mkdir(exist_ok=True)
+
+
+def _remove_place(mountpoint: Path, point: str) -> None:
+    if point in WINDOWS_MOUNTS:
+        (mountpoint / point.lstrip("/")).rmdir()
 
 
 def flush(devices: Mapping[str, str]) -> None:
@@ -153,7 +184,8 @@ def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> No
     options = _options(found, subvolume, writable)
     _forget(found)
     # -w: never read-only instead, as mount does with a loop device that is left from a read-only mount.
-    argv = ["mount", *(["-w"] if writable else []), "-t", found.filesystem.kind]
+    kind = found.filesystem.kind
+    argv = ["mount", *(["-w"] if writable else []), "-t", NTFS_DRIVER if kind == "ntfs" else kind]
     argv += ["-o", ",".join(options), found.node, str(mountpoint)]
     for _ in range(20):
         done = run(argv, timeout=_TIMEOUT, check=False)
@@ -165,8 +197,12 @@ def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> No
         reason = done.stderr.decode(errors="replace").strip()
         raise CannotMount(
             f"cannot mount {found.describe()}: {reason}",
-            hint="the kernel's log (dmesg) says more: it may be damaged, or newer than this kernel knows",
+            hint=_NO_NTFS if kind == "ntfs" else _HINT,
         )
+    if writable and os.statvfs(mountpoint).f_flag & os.ST_RDONLY:
+        # ntfs-3g does so with a hibernated Windows, and calls it a success.
+        _unmount(mountpoint)
+        raise CannotMount(f"{found.describe()} can only be mounted read-only", hint=_NO_NTFS)
 
 
 def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
@@ -177,6 +213,8 @@ def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
             hint=f"supported are {', '.join(sorted(_MOUNT_KINDS))}",
         )
     options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
+    if kind == "ntfs":
+        options += NTFS_OPTIONS
     if not found.is_node():
         options.append("loop")
         if found.offset:

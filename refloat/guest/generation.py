@@ -13,6 +13,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from refloat.guest.windows.ntfs import run_mark
+
 # Offset and length in bytes: what the filesystem itself has there.
 Read = Callable[[int, int], bytes]
 
@@ -41,6 +43,8 @@ def generation(kind: str, read: Read) -> str:
 
     Raises ValueError where there is no such filesystem.
     """
+    if kind == "ntfs":
+        return run_mark(read)
     row = _ROWS.get(kind)
     if row is None:
         return ""

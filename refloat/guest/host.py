@@ -12,11 +12,12 @@ from refloat.guest import disk, stack
 from refloat.guest.probe import Found
 from refloat.guest.stack import Volumes
 from refloat.guest.tree import Tree
+from refloat.guest.windows.repair import repair
 
 
 class Host(Protocol):
-    """As the functions of stack.py and disk.py with these names. `read` gives bytes of a filesystem's own
-    device, from `offset` of the filesystem on."""
+    """As the functions of stack.py, disk.py and windows/repair.py with these names. `read` gives bytes of a
+    filesystem's own device, from `offset` of the filesystem on."""
 
     def opened(
         self, devices: Mapping[str, str], keys: Mapping[str, str] | None = None
@@ -38,6 +39,8 @@ class Host(Protocol):
 
     def flush(self, devices: Mapping[str, str]) -> None: ...
 
+    def repair(self, found: Found, mountpoint: Path, *, session: bool) -> None: ...
+
 
 class KernelHost:
     """This machine's kernel. A hostile filesystem meets it: for a controller, or for trusted images."""
@@ -48,6 +51,7 @@ class KernelHost:
     mounted_subvolume = staticmethod(disk.mounted_subvolume)
     subvolumes = staticmethod(disk.subvolumes)
     flush = staticmethod(disk.flush)
+    repair = staticmethod(repair)
 
     @staticmethod
     def read(found: Found, offset: int, length: int) -> bytes:

@@ -28,6 +28,8 @@ from refloat.guest.notes import Notes
 from refloat.guest.root import OS_RELEASE, check_entries, device_names, find_root
 from refloat.guest.root import place as place
 from refloat.guest.tree import Tree
+from refloat.guest.windows import system as windows
+from refloat.guest.windows.volumes import WindowsRoot, with_mounts
 from refloat.model import (
     DiskBus,
     GuestFacts,
@@ -57,9 +59,13 @@ def inspect(
     try:
         with host.opened(devices, keys) as volumes:
             root = find_root(volumes, order, mountpoint, host)
-            filesystems = place(volumes.found, root.found, root.texts, order, root.subvolume)
-            with host.mounted_system(filesystems, mountpoint) as tree:
-                facts = examine(tree, filesystems, order, bus, nic)
+            if isinstance(root, WindowsRoot):
+                filesystems = with_mounts(root, volumes.found, mountpoint, host)
+                facts = windows.look(filesystems, order, mountpoint, (bus, nic), host)
+            else:
+                filesystems = place(volumes.found, root.found, root.texts, order, root.subvolume)
+                with host.mounted_system(filesystems, mountpoint) as tree:
+                    facts = examine(tree, filesystems, order, bus, nic)
         return replace(facts, warnings=(*facts.warnings, *volumes.closed, *root.skipped))
     finally:
         mountpoint.rmdir()

@@ -12,17 +12,17 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from refloat.codec import decode, encode
 from refloat.durable import sync_directory, write_durably
 from refloat.errors import Failed
-from refloat.guest import boundary
-from refloat.guest.linux.selinux import NO_LABELS, Labels
-from refloat.guest.tree import GuestFileError, Meta, Tree
-from refloat.model import Change, ChangeKind, FileState
+from refloat.guest.boundary import LINUX, Boundary
+from refloat.guest.tree import TEXT_LIMIT, GuestFileError, Meta, Tree
+from refloat.model import Change, ChangeKind, FileState, ValueChange
 
 DIFF_LIMIT = 64 * 1024
 _FILE = "journal.jsonl"
@@ -36,21 +36,35 @@ class Conflict(Failed):
     default_code = "guest_file_conflict"
 
 
+class Labels(Protocol):
+    """What new files are protected with: extended attributes by real path and kind (an S_IF*)."""
+
+    def of(self, path: str, kind: int) -> tuple[tuple[str, bytes], ...]: ...
+
+
+class _NoLabels:
+    def of(self, path: str, kind: int) -> tuple[tuple[str, bytes], ...]:
+        return ()
+
+
+NO_LABELS: Labels = _NoLabels()
+
+
 class Journal:
     """Writes into `tree`, recording in `directory` (outside of the guest, kept until the job ends).
 
-    New files get the `labels` of the guest's own SELinux policy; changed ones keep theirs.
+    New files get `labels`, as those of the guest's own SELinux policy; changed ones keep theirs.
     """
 
     def __init__(
         self,
         directory: Path,
         tree: Tree,
-        check: Callable[[str], None] = boundary.check,
+        boundary: Boundary = LINUX,
         labels: Labels = NO_LABELS,
     ) -> None:
         self._tree = tree
-        self._check = check
+        self.check = boundary.check
         self._labels = labels
         self._backups = directory / "backups"
         self._backups.mkdir(parents=True, exist_ok=True)
@@ -70,15 +84,18 @@ class Journal:
         mode: int = 0o644,
         shown: bool = True,
         expect: bytes | None = None,
+        values: Sequence[ValueChange] = (),
+        limit: int = TEXT_LIMIT,
     ) -> bool:
         """Gives a file this content; returns whether that changed anything.
 
         An existing file keeps its mode, owner and extended attributes; a new one belongs to root and
         gets `mode`. `expect` is the content that the new one was computed from: Conflict is raised if
-        the file has another by now. Without `shown` (secrets) the journal has hashes only, no diff.
+        the file has another by now. Without `shown` (secrets) the journal has hashes only, no diff. A file
+        of more than `limit` bytes is refused; `values` are what differs in a registry hive.
         """
         real = self._guard(path)
-        before, meta, old = self._current(real, mode)
+        before, meta, old = self._current(real, mode, limit)
         if expect is not None and (before is None or before.sha256 != _sha256(expect)):
             raise _changed(real)
         if before is not None and old == content:
@@ -86,7 +103,7 @@ class Journal:
         after = FileState(_sha256(content), len(content), meta.mode, meta.uid, meta.gid)
         diff = _diff(real, old, content) if shown else ""
         self._keep(before, old)
-        self._record(Change(0, real, ChangeKind.FILE, before, after, reason, diff))
+        self._record(Change(0, real, ChangeKind.FILE, before, after, reason, diff, tuple(values)))
         self._tree.replace_file(real, (content,), meta)
         return True
 
@@ -131,7 +148,7 @@ class Journal:
         """Makes a symlink. Raises Conflict if the name is taken by anything else."""
         parent, name = os.path.split(path)
         real = f"{self._tree.real(parent).rstrip('/')}/{name}"
-        self._check(real)
+        self.check(real)
         if self._tree.readlink(real) == target:
             return False
         if self._tree.stat(real, follow=False) is not None:
@@ -151,16 +168,16 @@ class Journal:
 
     def _guard(self, path: str) -> str:
         real = self._tree.real(path)
-        self._check(real)
+        self.check(real)
         return real
 
-    def _current(self, real: str, mode: int) -> tuple[FileState | None, Meta, bytes]:
+    def _current(self, real: str, mode: int, limit: int) -> tuple[FileState | None, Meta, bytes]:
         status = self._tree.stat(real, follow=False)
         if status is None:
             return None, Meta(mode, xattrs=self._labels.of(real, stat.S_IFREG)), b""
         if not stat.S_ISREG(status.st_mode):
             raise GuestFileError(f"the guest's {real} is not a regular file")
-        content = self._tree.read_bytes(real)
+        content = self._tree.read_bytes(real, limit)
         meta = self._tree.meta(real)
         return FileState(_sha256(content), len(content), meta.mode, meta.uid, meta.gid), meta, content
 

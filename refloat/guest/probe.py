@@ -20,7 +20,8 @@ _SYS_BLOCK = Path("/sys/class/block")
 @dataclass(frozen=True)
 class Found:
     """A filesystem (or swap area, or part of something larger) and where it is: a device node, or a part of
-    one from `offset` on. `members` are the nodes of a btrfs' other devices; `sub` tells them apart."""
+    one from `offset` on. `members` are the nodes of a btrfs' other devices; `sub` tells them apart.
+    `part_type` is what the partition table says that it is for, as it is written there."""
 
     filesystem: GuestFilesystem
     node: str
@@ -28,6 +29,7 @@ class Found:
     size: int = 0
     members: tuple[str, ...] = ()
     sub: str = ""
+    part_type: str = ""
 
     def describe(self) -> str:
         one = self.filesystem
@@ -52,6 +54,7 @@ class _Part:
     size: int = 0
     partuuid: str = ""
     label: str = ""
+    type: str = ""
 
 
 def find_filesystems(devices: Mapping[str, str]) -> tuple[Found, ...]:
@@ -78,7 +81,8 @@ def find_filesystems(devices: Mapping[str, str]) -> tuple[Found, ...]:
             names=tuple(f"{tag}={value}" for tag, value in names.items() if value),
         )
         sub = tags.get("UUID_SUB", "")
-        found.append(Found(filesystem, part.node, part.offset, part.size, sub=sub))
+        part_type = tags.get("PART_ENTRY_TYPE", part.type)
+        found.append(Found(filesystem, part.node, part.offset, part.size, sub=sub, part_type=part_type))
     return tuple(found)
 
 
@@ -149,7 +153,8 @@ def _table(disk: str, node: str) -> list[_Part]:
         if number.isdigit() and row.get("type") not in ("5", "f", "85"):
             uuid = row.get("uuid") or f"{int(table.get('id', '0'), 0):08x}-{int(number):02x}"
             start, size = int(row["start"]) * sector, int(row["size"]) * sector
-            rows.append(_Part(disk, int(number), node, start, size, uuid, str(row.get("name", ""))))
+            label, kind = str(row.get("name", "")), str(row.get("type", ""))
+            rows.append(_Part(disk, int(number), node, start, size, uuid, label, kind))
     return rows
 
 

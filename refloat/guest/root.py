@@ -31,6 +31,7 @@ from refloat.guest.linux.storage.raid import MDADM_CONFS, digits, parse_mdadm_co
 from refloat.guest.notes import Notes
 from refloat.guest.stack import Volumes, renamed
 from refloat.guest.tree import Tree
+from refloat.guest.windows.volumes import WindowsRoot, check_unlocked, windows_roots
 from refloat.model import Mount
 
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
@@ -68,10 +69,13 @@ def read_texts(tree: Tree) -> Texts:
 # ---------------------------------------------------------------- finding it
 
 
-def find_root(volumes: Volumes, order: Sequence[str], mountpoint: Path, host: Host = KERNEL) -> Root:
-    """Looks into every filesystem that could be it. Raises Refused where none is, or more than one."""
+def find_root(
+    volumes: Volumes, order: Sequence[str], mountpoint: Path, host: Host = KERNEL
+) -> Root | WindowsRoot:
+    """Looks into every filesystem that could be it, of Linux or of Windows. Raises Refused where none is, or
+    more than one."""
     roots: list[Root] = []
-    skipped = []
+    windows, skipped = windows_roots(volumes.found, mountpoint, host)
     for one in volumes.found:
         if one.filesystem.kind in ROOT_KINDS:
             try:
@@ -79,22 +83,23 @@ def find_root(volumes: Volumes, order: Sequence[str], mountpoint: Path, host: Ho
             except CannotMount as error:
                 skipped.append(error.message)
     names = device_names(volumes.found, order)
-    roots = [one for one in roots if not _is_of_another(one, names)]
-    if len(roots) == 1:
-        return replace(roots[0], skipped=tuple(skipped))
-    if roots:
+    every: list[Root | WindowsRoot] = [*(one for one in roots if not _is_of_another(one, names)), *windows]
+    if len(every) == 1:
+        return replace(every[0], skipped=tuple(skipped))
+    if every:
         raise Refused(
             f"more than one filesystem looks like the guest's root: "
-            f"{', '.join(one.describe() for one in roots)}",
+            f"{', '.join(one.describe() for one in every)}",
             code="guest_root_ambiguous",
             hint="detach the disk that is not part of the running system",
         )
+    check_unlocked(volumes.found)
     seen = [one.describe() for one in volumes.found] or ["no disk at all"]
     raise Refused(
-        f"no Linux root filesystem was found on the guest's disks "
+        f"no root filesystem of Linux or Windows was found on the guest's disks "
         f"({'; '.join((*seen, *volumes.closed, *skipped))})",
         code="guest_root_missing",
-        hint="encrypted disks need their passphrase; skip the adaptation for guests that are not Linux",
+        hint="encrypted disks need their passphrase; skip the adaptation for guests of other kinds",
     )
 
 

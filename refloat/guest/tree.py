@@ -24,6 +24,9 @@ from refloat.errors import Failed
 
 TEXT_LIMIT = 4 * 1024 * 1024
 
+# What ntfs-3g has of a file without listing it: its security descriptor, and attributes such as hidden.
+NTFS_ACL, NTFS_ATTRIBUTES = "system.ntfs_acl", "system.ntfs_attrib"
+
 _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
@@ -222,7 +225,7 @@ class Tree:
         """Mode, owner and extended attributes of an existing file (symlinks are followed)."""
         with self._at(path) as fd:
             status, where = os.fstat(fd), f"/proc/self/fd/{fd}"
-            xattrs = tuple((name, os.getxattr(where, name)) for name in _xattr_names(where))
+            xattrs = tuple(_xattrs(where))
         return Meta(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, xattrs)
 
     # ------------------------------------------------------------ writing (journal.py only)
@@ -343,13 +346,20 @@ def _apply_meta(fd: int, meta: Meta) -> None:
                 raise
 
 
-def _xattr_names(path: str) -> list[str]:
+def _xattrs(path: str) -> Iterator[tuple[str, bytes]]:
     try:
-        return os.listxattr(path)
+        names = os.listxattr(path)
     except OSError as error:
-        if error.errno == errno.ENOTSUP:
-            return []
-        raise
+        if error.errno != errno.ENOTSUP:
+            raise
+        names = []
+    yield from ((name, os.getxattr(path, name)) for name in names)
+    for name in (NTFS_ACL, NTFS_ATTRIBUTES):
+        try:
+            yield name, os.getxattr(path, name)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENODATA):  # as on any other filesystem
+                raise
 
 
 def _unlink_if_there(directory: int, name: str) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from refloat.errors import Refused
-from refloat.guest import boundary
 from refloat.guest.journal import Journal
 from refloat.guest.tree import Meta, Tree
 from refloat.model import Change, ChangeKind, FileState
@@ -26,7 +25,7 @@ def undo(tree: Tree, journal: Journal) -> tuple[str, ...]:
     Raises Refused, before anything is changed, when a file is neither what the adaptation left nor what
     it found.
     """
-    changes = tuple(reversed(_merged(journal.changes())))
+    changes = tuple(reversed(_merged(journal.changes(), journal.check)))
     foreign = [change.path for change in changes if not _is_known(tree, change)]
     if foreign:
         raise Refused(
@@ -38,11 +37,11 @@ def undo(tree: Tree, journal: Journal) -> tuple[str, ...]:
     return tuple(change.path for change in changes if _restore(tree, journal, change))
 
 
-def _merged(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+def _merged(changes: tuple[Change, ...], check: Callable[[str], None]) -> tuple[Change, ...]:
     """One entry per path: from before the first change to after the last one."""
     merged: dict[str, Change] = {}
     for change in changes:
-        boundary.check(change.path)
+        check(change.path)
         first = merged.get(change.path)
         kept = change if first is None else Change(**{**vars(change), "before": first.before})
         merged.pop(change.path, None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from refloat.model.hardware import DiskBus, Firmware, NicModel
+from refloat.model.windows import ValueChange, WindowsFacts
 
 
 class NicMethod(StrEnum):
@@ -125,6 +126,7 @@ class GuestFacts:
     warnings: tuple[str, ...] = ()
     firmwares: tuple[Firmware, ...] = ()  # all that a boot loader is installed for; empty: `firmware` alone
     cpu_level: int = 1  # the x86-64 level that the guest's programs need (psABI: 1 to 4)
+    windows: WindowsFacts | None = None  # None: a Linux guest
 
 
 class ChangeKind(StrEnum):
@@ -147,7 +149,10 @@ class FileState:
 
 @dataclass(frozen=True)
 class Change:
-    """One entry of the change journal. `before` is None for what did not exist."""
+    """One entry of the change journal. `before` is None for what did not exist.
+
+    A registry hive is a file; `values` are the changes inside it.
+    """
 
     seq: int
     path: str
@@ -156,6 +161,7 @@ class Change:
     after: FileState
     reason: str
     diff: str = ""  # unified, for text files
+    values: tuple[ValueChange, ...] = ()
 
 
 class Remediation(StrEnum):
@@ -178,6 +184,7 @@ class GuestCaps:
     reporter: bool
     remediation: Remediation
     modules_added: tuple[str, ...] = ()
+    clock_utc: bool = True  # what the hardware clock must show; False: the guest's local time
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ class NicModel(StrEnum):
 
 @dataclass(frozen=True)
 class SourceDisk:
-    """One disk of the protected VM. `key` is its stable name at the source (for libvirt: "sda").
+    """One disk of the protected VM. `key` is its stable name at the source (for libvirt: "sda"). `shared`:
+    its platform lets other VMs use it at the same time.
 
     The order of a VM's disks is the order in which its kernel numbers them: the first is /dev/sda.
     """
@@ -41,6 +42,7 @@ class SourceDisk:
     key: str
     capacity: int
     bus: DiskBus
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,17 @@ class AttachedNic:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A destination VM as it is defined: recorded before promotion so that every step can be undone."""
+    """A destination VM as it is defined: recorded before promotion so that every step can be undone.
+
+    `clock_utc`: what its hardware clock shows at start, UTC or the local time of the platform's host.
+    """
 
     cpus: int
     memory: int
     firmware: Firmware
     disks: tuple[AttachedDisk, ...]
     nics: tuple[AttachedNic, ...]
+    clock_utc: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from refloat.model.guest import GuestFacts, NicConfig
 from refloat.model.hardware import DiskBus, Firmware, NicModel, SourceVM
+from refloat.model.windows import DriverChoice, WindowsRequest
 
 
 class Mode(StrEnum):
@@ -126,6 +127,7 @@ class Plan:
     report_deadline: int
     warnings: tuple[str, ...] = ()
     serial_console: bool = False
+    drivers: DriverChoice | None = None  # for a Windows guest that is adapted
 
 
 @dataclass(frozen=True)
@@ -142,3 +144,4 @@ class AdaptRequest:
     report_deadline: int
     serial_console: bool = False  # add one to the kernel's command line where there is none
     luks_keys: dict[str, str] = field(default_factory=dict, repr=False)  # container's UUID: passphrase
+    windows: WindowsRequest | None = None  # for a Windows guest

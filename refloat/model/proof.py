@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from refloat.model.hardware import Observation
+from refloat.model.guest import Remediation
+from refloat.model.hardware import Observation, PowerState
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,29 @@ class MountReport:
 
 
 @dataclass(frozen=True)
+class StageReport:
+    """One stage of a remediation that has several. `state` is the guest's word: done, failed, skipped,
+    pending; `text` says more, in words."""
+
+    name: str
+    state: str
+    required: bool = False
+    attempts: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class GuestReport:
-    """One report of the guest, after the hub checked its origin. Its content is a claim, not truth."""
+    """One report of the guest, after the hub checked its origin. Its content is a claim, not truth.
+
+    Without a `status`, `stage` is "configured" or "final". With one (Windows) it names the stage under way,
+    and a status after which nothing comes makes the report final. `reboots` counts the restarts that the
+    remediation asked for.
+    """
 
     sequence: int
     boot_id: str
-    stage: str  # "configured" or "final"
+    stage: str
     uptime: float
     received: str
     root_device: str = ""
@@ -67,6 +85,26 @@ class GuestReport:
     search: tuple[str, ...] = ()
     links: tuple[LinkReport, ...] = ()
     changes: tuple[FileReport, ...] = ()
+    status: Remediation | None = None
+    reboots: int = 0
+    stages: tuple[StageReport, ...] = ()
+
+    @property
+    def final(self) -> bool:
+        """After this report the guest has nothing more to say."""
+        return self.stage == "final" if self.status is None else self.status in ENDED
+
+
+ENDED = frozenset({Remediation.SUCCEEDED, Remediation.PARTIAL, Remediation.FAILED})
+
+
+@dataclass(frozen=True)
+class StatusChange:
+    """What became of the guest's remediation, when, and by whose word or for what reason."""
+
+    at: str
+    status: Remediation
+    why: str
 
 
 @dataclass(frozen=True)
@@ -82,10 +120,16 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was seen from outside after the start; screenshots are files of the job."""
+    """What was seen from outside after the start; screenshots are files of the job.
+
+    `source` is what the source's platform said of the protected VM at the end, None where nobody answered
+    there: then `source_word` is the operator's for it.
+    """
 
     observations: tuple[Observation, ...] = ()
     probes: tuple[ProbeResult, ...] = ()
+    source: PowerState | None = None
+    source_word: str = ""
 
 
 class Observer(StrEnum):
@@ -111,7 +155,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Facet:
-    name: str  # boot, disks, network, drivers, agent, clean-up
+    name: str  # source, boot, disks, network, remediation, drivers, clean-up
     state: FacetState
     required: bool
     proofs: tuple[Proof, ...]

@@ -51,6 +51,7 @@ class DiskImage:
     path: str
     format: str
     bus: DiskBus
+    shared: bool = False
 
 
 def parse_vm(xml: str, capacity: Callable[[str], int]) -> SourceVM:
@@ -62,7 +63,9 @@ def parse_vm(xml: str, capacity: Callable[[str], int]) -> SourceVM:
         cpus=int(root.findtext("vcpu", "1")),
         memory=_bytes(root.find("memory")),
         firmware=_firmware(root),
-        disks=tuple(SourceDisk(disk.key, capacity(disk.key), disk.bus) for disk in parse_disks(xml)),
+        disks=tuple(
+            SourceDisk(disk.key, capacity(disk.key), disk.bus, disk.shared) for disk in parse_disks(xml)
+        ),
         nics=_nics(root),
     )
 
@@ -86,7 +89,8 @@ def parse_disks(xml: str) -> tuple[DiskImage, ...]:
                 code="unknown_hardware",
                 hint="Refloat reads local files and block devices of the source's host",
             )
-        image = DiskImage(key, path, _get(disk, "driver", "type") or "raw", _bus(root, disk, key))
+        kind, shared = _get(disk, "driver", "type") or "raw", disk.find("shareable") is not None
+        image = DiskImage(key, path, kind, _bus(root, disk, key), shared)
         found.append((_position(disk), len(found), image))
     return tuple(image for _, _, image in sorted(found, key=lambda item: item[:2]))
 

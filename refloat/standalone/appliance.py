@@ -17,10 +17,11 @@ from typing import Any
 
 from refloat.command import run
 from refloat.errors import Failed, Refused
-from refloat.guest.disk import SYSTEM_MOUNTS, CannotMount, mounts_of
+from refloat.guest.disk import NTFS_DRIVER, NTFS_OPTIONS, WINDOWS_MOUNTS, CannotMount, layout_of, mounts_of
 from refloat.guest.probe import Found
 from refloat.guest.stack import Volumes
 from refloat.guest.tree import Tree
+from refloat.guest.windows.repair import DISCARD_OPTIONS, repair_failed
 from refloat.model import GuestFilesystem
 
 _MOUNT_WAIT = 60.0
@@ -63,11 +64,11 @@ class ApplianceHost:
             for found in reversed(filesystems)
             for mount in mounts_of(found.filesystem)
         }
-        if "/" not in places:
-            raise Refused("no filesystem is known to be the guest's root", code="guest_root_missing")
-        for point in ("/", *SYSTEM_MOUNTS):
+        for point in layout_of(places):
             if point in places:
                 found, subvolume = places[point]
+                if point in WINDOWS_MOUNTS:
+                    self._g.mkmountpoint(point)
                 self._mount(found, point, subvolume, writable)
         with self._shown(mountpoint), Tree(mountpoint) as tree:
             yield tree
@@ -95,19 +96,33 @@ class ApplianceHost:
             finally:
                 os.close(fd)
 
+    def repair(self, found: Found, mountpoint: Path, *, session: bool) -> None:
+        try:
+            if session:
+                self._g.mount_vfs(DISCARD_OPTIONS, NTFS_DRIVER, found.node, "/")
+                self._g.umount_all()
+            self._g.ntfsfix(found.node)
+        except RuntimeError as error:
+            raise repair_failed(found, str(error)) from error
+
     # ------------------------------------------------------------ inside
 
     def _mount(self, found: Found, point: str, subvolume: str, writable: bool) -> None:
         options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
         if found.filesystem.kind == "btrfs" and subvolume:
             options.append(subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}")
+        kind = found.filesystem.kind
+        if kind == "ntfs":
+            kind, options = NTFS_DRIVER, [*options, *NTFS_OPTIONS]
         try:
-            self._g.mount_vfs(",".join(options), found.filesystem.kind, found.node, point)
+            self._g.mount_vfs(",".join(options), kind, found.node, point)
         except RuntimeError as error:
             raise CannotMount(
                 f"the appliance cannot mount {found.describe()}: {error}",
                 hint="the filesystem may be damaged, or newer than the appliance's kernel",
             ) from error
+        if writable and self._g.statvfs(point)["flag"] & os.ST_RDONLY:
+            raise CannotMount(f"the appliance can mount {found.describe()} read-only only")
 
     @contextmanager
     def _shown(self, mountpoint: Path) -> Iterator[None]:

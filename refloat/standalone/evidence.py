@@ -16,6 +16,7 @@ from pathlib import Path
 from refloat.codec import DecodeError, decode, encode
 from refloat.durable import write_durably
 from refloat.errors import Refused
+from refloat.guest.boundary import LINUX, Boundary
 from refloat.guest.journal import Journal
 from refloat.guest.tree import Tree
 from refloat.model import Adaptation, AdaptRequest, Secrets
@@ -92,8 +93,8 @@ class Evidence:
         shown = replace(record.request, secrets=Secrets("", ""), luks_keys={})
         write_durably(self.directory / "evidence.json", _json(encode(replace(record, request=shown))))
 
-    def journal(self, tree: Tree) -> Journal:
-        return Journal(self.run_dir, tree)
+    def journal(self, tree: Tree, boundary: Boundary = LINUX) -> Journal:
+        return Journal(self.run_dir, tree, boundary)
 
 
 def _json(data: object) -> bytes:

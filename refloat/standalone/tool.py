@@ -22,6 +22,7 @@ from refloat.guest.generation import generation
 from refloat.guest.host import Host
 from refloat.guest.inspect import inspect as inspect_guest
 from refloat.guest.probe import Found
+from refloat.guest.systems import system_of
 from refloat.model import (
     Adaptation,
     AdaptRequest,
@@ -125,7 +126,7 @@ def undo(images: Sequence[Image], evidence: Evidence, keys: dict[str, str], host
         with host.opened(devices, keys) as volumes:
             found = same_system(volumes, facts)
             with host.mounted_system(found, evidence.run_dir / "mnt", writable=True) as tree:
-                restored = engine.undo(tree, evidence.journal(tree))
+                restored = engine.undo(tree, evidence.journal(tree, system_of(facts).boundary))
         host.flush(devices)
     evidence.save(replace(record, state=State.UNDONE))
     return restored

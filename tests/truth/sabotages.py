@@ -14,13 +14,14 @@ Meddle = Callable[[World, Protected], None]
 
 F, P = Word.FAILED, Word.PARTIAL
 SILENT = "no report from inside the guest"
+NO_ADAPTER = "no adapter has the planned MAC"
+HALF = "never said that its boot ended"
 
 
 @dataclass(frozen=True)
 class Sabotage:
     """`guest` is how the guest behaves, `at_start` what happens to the recovered VM just before it runs,
-    `later` just after. The verdict must be `word` and name the `cause`; `rolled_back`: the job must not
-    even come so far, and its error names the cause."""
+    `later` when somebody listens to it. The verdict must be `word` and name the `cause`."""
 
     name: str
     cause: str
@@ -28,7 +29,6 @@ class Sabotage:
     guest: Behaviour = Behaviour()  # noqa: RUF009 (frozen)
     at_start: Meddle | None = None
     later: Meddle | None = None
-    rolled_back: bool = False
 
 
 def says(**fields: Any) -> Behaviour:
@@ -50,11 +50,10 @@ def half_a_program(world: World, one: Protected) -> None:
     world.destination.guest_writes(one.controller, one.serial("sda"), PROGRAM_AT + 100, bytes(RECORD - 100))
 
 
-def other_disks(order: Callable[[dict[str, Any]], list[Any]]) -> Meddle:
+def other_disks(of: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Meddle:
     def act(world: World, one: Protected) -> None:
         hardware = world.destination.state(one.controller).hardware
-        disks = {disk.serial: disk for disk in hardware.disks}
-        world.destination.meddle(one.controller, hardware=replace(hardware, disks=tuple(order(disks))))
+        world.destination.meddle(one.controller, hardware=replace(hardware, disks=of(hardware.disks)))
 
     return act
 
@@ -97,14 +96,14 @@ ROWS = (
     Sabotage("first-boot-unit-masked", SILENT, guest=Behaviour(stages=(), delay=1)),
     Sabotage("adaptation-lost", SILENT, at_start=no_program),
     Sabotage("initrd-truncated", SILENT, at_start=half_a_program),
-    Sabotage("disks-swapped", SILENT, at_start=other_disks(lambda disks: list(disks.values())[::-1])),
+    Sabotage("disks-swapped", SILENT, at_start=other_disks(lambda disks: disks[::-1])),
     Sabotage("controller-disk-boots", SILENT, at_start=own_disk_first),
     Sabotage("report-late", SILENT, guest=Behaviour(delay=3600)),
     Sabotage("kernel-panic", "is off (kernel panic)", guest=Behaviour(ends="kernel panic")),
     Sabotage("panic-after-a-while", "is off (watchdog)", guest=Behaviour(delay=1, ends="watchdog")),
     Sabotage("paused-by-its-host", "is paused (I/O error)", later=paused),
     # It comes up half.
-    Sabotage("script-killed-half-way", "never said that its boot ended", P, Behaviour(stages=("configured",))),
+    Sabotage("script-killed-half-way", HALF, P, Behaviour(stages=("configured",))),
     Sabotage("emergency-shell", "maintenance", guest=says(system_state="maintenance")),
     Sabotage("clean-up-failed", "could not be removed", P, says(cleaned=False)),
     Sabotage("problems-reported", "cannot write resolv.conf", P, says(problems=["cannot write resolv.conf"])),
@@ -114,12 +113,16 @@ ROWS = (
         "/srv/sdb is not mounted",
         guest=says(mounts=[{"mountpoint": "/srv/sdb", "mounted": False}]),
     ),
-    Sabotage("disk-left-out", "/srv/sdb is not mounted", at_start=other_disks(lambda disks: list(disks.values())[:1])),
+    Sabotage(
+        "disk-left-out",
+        "/srv/sdb is not mounted",
+        at_start=other_disks(lambda disks: disks[:1]),
+    ),
     # The network.
-    Sabotage("another-mac", "has no adapter", at_start=another_mac),
-    Sabotage("adapter-left-out", "has no adapter", at_start=no_adapter),
+    Sabotage("another-mac", NO_ADAPTER, at_start=another_mac),
+    Sabotage("adapter-left-out", NO_ADAPTER, at_start=no_adapter),
     Sabotage("no-link", "link", at_start=no_link),
-    Sabotage("adapter-not-reported", "", guest=says(nics=[])),
+    Sabotage("adapter-not-reported", NO_ADAPTER, guest=says(nics=[])),
     Sabotage("gateway-unreachable", "does not answer", guest=says(gateway_answers=False)),
     Sabotage("no-gateway", "gateway", guest=says(gateway="", gateway_answers=False)),
     Sabotage("no-name-servers", "name servers in use: none", guest=says(dns=[])),
@@ -140,10 +143,10 @@ ROWS = (
     Sabotage("nics-no-list", SILENT, guest=says(nics={"mac": "x"})),
     Sabotage("mounts-without-end", SILENT, guest=says(mounts=[{}] * 1000)),
     Sabotage("texts-without-end", SILENT, guest=says(gateway="x" * 1000)),
-    Sabotage("sequence-repeated", "never said that its boot ended", P, says(seq=1)),
+    Sabotage("sequence-repeated", HALF, P, says(seq=1)),
     Sabotage("reboot-loop", "boot", guest=Behaviour(each=({"boot_id": "a"}, {"boot_id": "b"}))),
     # The other side.
-    Sabotage("source-still-runs", "is running", at_start=None, later=source_runs),
+    Sabotage("source-still-runs", "is running", later=source_runs),
 )
 
 # Of one protected VM: what its own reports would have to say.
@@ -151,5 +154,5 @@ OWN_ROWS: tuple[Callable[[Protected], Sabotage], ...] = (
     lambda one: Sabotage("address-absent", "lacks", guest=says(nics=[nic(one, addresses=[])])),
     lambda one: Sabotage("another-address", "lacks", guest=says(nics=[nic(one, addresses=["10.20.9.9/16"])])),
     lambda one: Sabotage("another-prefix", "lacks", guest=says(nics=[nic(one, addresses=["10.20.0.1/8"])])),
-    lambda one: Sabotage("adapter-down", "down", guest=says(nics=[nic(one, up=False)])),
+    lambda one: Sabotage("adapter-down", "is down", guest=says(nics=[nic(one, up=False)])),
 )

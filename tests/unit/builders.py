@@ -105,6 +105,7 @@ PROMOTED = Hardware(
 )
 
 FINDINGS = Findings(
+    source=PowerState.OFF,
     observations=(Observation(PowerState.RUNNING, "", {"rf-sda": 1 << 20, "rf-sdb": 4096}, {}, (MAC,)),),
     probes=(ProbeResult("10.20.30.40", 22, True, "said 'SSH-2.0-'", "2026-01-01T00:00:00+00:00"),),
 )

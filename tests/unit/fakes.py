@@ -62,11 +62,12 @@ class FakeSource:
     def __init__(self) -> None:
         self.power = PowerState.RUNNING
         self.starts = True
+        self.vm = SOURCE
         self.obeys = True
         self.changed: list[str] = []  # what was asked of it beyond reading
 
     def inventory(self, vm: str) -> Any:
-        return SOURCE
+        return self.vm
 
     def power_state(self, vm: str) -> PowerState:
         return self.power
@@ -132,6 +133,7 @@ class FakeDestination:
     fail: dict[str, int] = field(default_factory=dict)  # verb -> how often it fails
     calls: list[str] = field(default_factory=list)
     hear: Callable[[], list[bytes]] = list
+    hear_serial: Callable[[], list[bytes]] = list
     picture: bytes = b""
     flags: frozenset[str] | None = None
     buses: tuple[DiskBus, ...] = (DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI, DiskBus.SATA)
@@ -178,6 +180,10 @@ class FakeDestination:
     def set_firmware(self, vm: str, firmware: Firmware) -> None:
         self._call("set_firmware")
         self.defined = replace(self.defined, firmware=firmware)
+
+    def set_clock(self, vm: str, utc: bool) -> None:
+        self._call("set_clock")
+        self.defined = replace(self.defined, clock_utc=utc)
 
     def snapshot(self, vm: str, serials: Sequence[str], tag: str) -> tuple[RollbackPoint, ...]:
         self._call("snapshot")
@@ -237,6 +243,10 @@ class FakeDestination:
     def channel(self, vm: str, name: str) -> Iterator[Channel]:
         yield FakeChannel(self.hear())
 
+    @contextmanager
+    def serial(self, vm: str) -> Iterator[Channel]:
+        yield FakeChannel(self.hear_serial())
+
     def screenshot(self, vm: str) -> bytes:
         return self.picture
 
@@ -256,6 +266,7 @@ class FakeController:
         self.cannot_look: Failed | None = None
         self.asked: list[tuple[DiskBus, NicModel, dict[str, str]]] = []  # by inspect, then by adapt
         self.request: AdaptRequest | None = None
+        self.drivers_sent: dict[str, bytes] = {}
 
     def health(self) -> Any:
         return SimpleNamespace(merged_point=self.merged)
@@ -289,10 +300,23 @@ class FakeController:
             raise Failed(self.fail, code="sabotage")
         self.adapted += 1
         return Adaptation(
-            GuestCaps((request.disk_bus,), (request.nic_model,), Firmware.BIOS, True, Remediation.SCHEDULED),
+            GuestCaps(
+                (request.disk_bus,),
+                (request.nic_model,),
+                Firmware.BIOS,
+                True,
+                Remediation.SCHEDULED,
+                clock_utc=request.windows is None,
+            ),
             (),
             self.facts,
         )
+
+    def drivers(self, files: Any, contents: Callable[[], dict[str, bytes]]) -> str:
+        if not self.drivers_sent:
+            self.drivers_sent = contents()
+        assert set(self.drivers_sent) == {file.path for file in files}
+        return "/var/lib/refloat/drivers/x"
 
     def wait_ready(self) -> None: ...
 
@@ -309,6 +333,7 @@ class World:
     destination: FakeDestination = field(default_factory=FakeDestination)
     controller: FakeController = field(default_factory=FakeController)
     policy: Policy = field(default_factory=lambda: Policy(report_deadline=5))
+    drivers: Path | None = None
 
     def run(self, job: str) -> Run:
         def synchronise(cancelled: Callable[[], bool]) -> SyncPoint:
@@ -329,6 +354,7 @@ class World:
             store=self.store,
             data_dir=self.directory,
             synchronise=synchronise,
+            drivers=self.drivers,
         )
 
     def job(self, mode: Mode = Mode.PLANNED) -> str:

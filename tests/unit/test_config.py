@@ -31,3 +31,11 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
 def test_listen_must_be_an_address() -> None:
     with pytest.raises(Refused, match="no HOST:PORT"):
         _ = load_config(None, {"REFLOAT_LISTEN": "here"}).address
+
+
+def test_drivers_are_a_path_or_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "refloat.yaml"
+    file.write_text("drivers: /srv/virtio-win.iso\n")
+    assert load_config(file, {}).drivers == Path("/srv/virtio-win.iso")
+    file.write_text("data_dir: /a\n")
+    assert load_config(file, {}).drivers is None

@@ -10,7 +10,16 @@ from refloat.estate import Estate, load_estate
 from refloat.lab.estate import render_config, render_estate
 from refloat.lab.layout import Lab
 from refloat.model import DiskBus, Mode, NicModel
-from refloat.policy import NicRule, PinNames, Readdress, When
+from refloat.policy import (
+    DirtyNtfs,
+    Hibernated,
+    NicRule,
+    PinNames,
+    Readdress,
+    SanPolicy,
+    When,
+    WindowsPolicy,
+)
 
 
 @pytest.fixture
@@ -204,3 +213,28 @@ def test_an_unknown_target_is_not_found(file: Path) -> None:
 def test_the_labs_config_names_its_own_files(tmp_path: Path) -> None:
     settings = yaml.safe_load(render_config(Lab(directory=tmp_path)))
     assert settings["data_dir"] == str(tmp_path / "hub")
+
+
+def test_what_holds_for_windows_guests_alone(file: Path) -> None:
+    assert load_estate(file).policy("lab").windows == WindowsPolicy()
+    own = {
+        "hibernated": "discard",
+        "ntfs_dirty": "repair",
+        "san_policy": "offline-shared",
+        "online_shared": ["sdc"],
+        "report_deadline": 1800,
+    }
+    windows = load_estate(change(file, "policies", "lab", "windows", to=own)).policy("lab").windows
+    assert windows == WindowsPolicy(
+        Hibernated.DISCARD, DirtyNtfs.REPAIR, SanPolicy.OFFLINE_SHARED, ("sdc",), 1800
+    )
+    assert [policy.number for policy in SanPolicy] == [None, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hibernated", "resume"), ("ntfs_dirty", "ignore"), ("san_policy", 4), ("online_shared", "all")],
+)
+def test_windows_policies_that_cannot_be_meant(file: Path, name: str, value: object) -> None:
+    with pytest.raises(Refused, match=f"policies.lab.windows.{name}"):
+        load_estate(change(file, "policies", "lab", "windows", to={name: value}))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refloat.model import FileReport, LinkReport, Secrets
-from refloat.reports import REPORT_LIMIT, Lines, ReportRejected, parse_report, sequence_of
+from refloat.model import FileReport, GuestReport, LinkReport, Remediation, Secrets, StageReport
+from refloat.reports import REPORT_LIMIT, Lines, ReportRejected, check_boot, parse_report, sequence_of
 from tests.unit.builders import REPORT, replace
 
 SECRETS = Secrets("t" * 48, "n" * 32)
@@ -60,7 +60,66 @@ def test_what_only_newer_guests_say() -> None:
     assert parse_report(line(), "web-1", SECRETS, None).links == ()
 
 
+def windows(**changes: Any) -> bytes:
+    stages = [{"name": "drivers", "state": "done", "required": True, "attempts": 1, "text": "7 of 7"}]
+    return line(**{"status": "running", "stage": "drivers", "stages": stages, "reboots": 0, **changes})
+
+
+def test_a_guest_with_stages_says_its_status() -> None:
+    report = parse_report(windows(), "web-1", SECRETS, None)
+    assert (report.status, report.stage, report.final) == (Remediation.RUNNING, "drivers", False)
+    assert report.stages == (StageReport("drivers", "done", True, 1, "7 of 7"),)
+    assert parse_report(windows(status="failed", stage=""), "web-1", SECRETS, None).final
+    assert not parse_report(windows(stage="final"), "web-1", SECRETS, None).final
+
+
+@pytest.mark.parametrize(
+    ("said", "boot"), [("boot-2-20260131120001", "boot-2"), ("boot-2", "boot-2"), ("boot-2x", "boot-2x")]
+)
+def test_a_counted_boot_is_named_by_its_count(said: str, boot: str) -> None:
+    assert parse_report(windows(boot_id=said), "web-1", SECRETS, None).boot_id == boot
+
+
+def boots(*rows: tuple[str, Remediation, int]) -> list[GuestReport]:
+    return [
+        replace(REPORT, sequence=number, boot_id=boot, status=status, reboots=reboots)
+        for number, (boot, status, reboots) in enumerate(rows)
+    ]
+
+
+RUNNING, AWAITING = Remediation.RUNNING, Remediation.AWAITING_REBOOT
+SEVEN = [(f"b{number}", AWAITING, min(number, 3)) for number in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "good"),
+    [
+        ([("b0", RUNNING, 0)], True),
+        ([("b0", RUNNING, 0), ("b0", RUNNING, 0)], True),
+        ([("b0", AWAITING, 1), ("b1", RUNNING, 1)], True),
+        ([("b0", RUNNING, 0), ("b1", RUNNING, 0)], True),  # not announced: remediation.py judges that
+        (SEVEN, True),
+        ([("b0", AWAITING, 1), ("b1", AWAITING, 2), ("b0", RUNNING, 3)], False),
+        ([*SEVEN, ("b7", RUNNING, 3)], False),
+    ],
+)
+def test_boots_are_counted_and_never_come_back(rows: list[tuple[str, Remediation, int]], good: bool) -> None:
+    *known, last = boots(*rows)
+    if good:
+        check_boot(last, known)
+        return
+    with pytest.raises(ReportRejected) as caught:
+        check_boot(last, known)
+    assert caught.value.code == "report_other_boot"
+
+
 BAD = {
+    "an unknown status": windows(status="splendid"),
+    "a status of another type": windows(status=["running"]),
+    "a status that means that nothing runs": windows(status="not_required"),
+    "more restarts than there may be": windows(reboots=4),
+    "a stage that is no object": windows(stages=["drivers"]),
+    "too many attempts": windows(stages=[{"attempts": 10**9}]),
     "links that are no objects": line(links=["bond0"]),
     "too many changes": line(changes=[{}] * 300),
     "a change without words": line(changes=[{"path": 7}]),

@@ -85,6 +85,7 @@ specs = st.builds(
     disks=disks.map(tuple),
     nics=nics.map(tuple),
     labels=st.lists(st.tuples(words, words), max_size=3).map(tuple),
+    clock_utc=st.booleans(),
 )
 
 
@@ -120,6 +121,12 @@ def test_only_the_first_disk_boots() -> None:
 def test_no_disk_format_is_left_to_a_guess() -> None:
     root = ET.fromstring(render_domain(CONTROLLER))
     assert {driver.get("type") for driver in root.findall("devices/disk/driver")} == {"raw", "qcow2"}
+
+
+def test_only_a_guest_that_asks_for_it_gets_local_time() -> None:
+    clocks = [replace(CONTROLLER, clock_utc=utc) for utc in (True, False)]
+    offsets = [ET.fromstring(render_domain(spec)).find("clock") for spec in clocks]
+    assert [clock.get("offset") for clock in offsets if clock is not None] == ["utc", "localtime"]
 
 
 def test_device_letters() -> None:

@@ -131,9 +131,9 @@ def test_mount_points_of_a_vfat() -> None:
 @pytest.mark.parametrize("mount", ["/boot/efi", "/efi", "/boot"])
 def test_boundary_knows_no_case_on_vfat(mount: str) -> None:
     for name in ("EFI/BOOT/BOOTX64.EFI", "efi/boot/bootx64.efi", "EFI/debian/grub.cfg", "efi/Boot"):
-        assert boundary.limitation(f"{mount}/{name}") is None, name
+        assert boundary.LINUX.limitation(f"{mount}/{name}") is None, name
     for name in ("EFI/debian/shimx64.efi", "EFI/BOOT/x/y.efi", "EFI/Microsoft/Boot/BCD"):
-        assert boundary.limitation(f"{mount}/{name}"), name
+        assert boundary.LINUX.limitation(f"{mount}/{name}"), name
 
 
 # ---------------------------------------------------------------- vfat

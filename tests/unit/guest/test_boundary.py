@@ -20,7 +20,7 @@ from refloat.guest import boundary
     ],
 )
 def test_allowed(path: str) -> None:
-    assert boundary.limitation(path) is None
+    assert boundary.LINUX.limitation(path) is None
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_allowed(path: str) -> None:
 )  # fmt: skip
 def test_refused(path: str) -> None:
     with pytest.raises(boundary.BoundaryViolation):
-        boundary.check(path)
+        boundary.LINUX.check(path)
 
 
 def test_every_rule_has_its_reason() -> None:

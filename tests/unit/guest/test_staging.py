@@ -116,7 +116,7 @@ def test_all_that_is_staged_is_within_the_boundary(tmp_path: Path, name: str) ->
         init = init_of(tree)
         staged = staging(ASK, init, start_of(tree, init), Network("ifupdown"), tied)
     for path in (*staged.files, *staged.symlinks):
-        assert boundary.limitation(path) is None, path
+        assert boundary.LINUX.limitation(path) is None, path
 
 
 def test_an_unknown_init_system_is_refused(tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def test_virtio_disks_by_pci_address() -> None:
     assert [one.key for one in parse_disks(xml)] == ["vdb", "vda"]
 
 
+def test_a_disk_that_several_vms_may_use_is_shared() -> None:
+    xml = domain(
+        disk("vda", "virtio", PCI.format(5))
+        + disk("vdb", "virtio", PCI.format(6), source="<source file='/q'/><shareable/>")
+    )
+    assert [disk.shared for disk in parse_vm(xml, lambda key: 1).disks] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("devices", "word"),
     [

@@ -1,0 +1,1 @@
+"""Windows guests: everything about one that is not common to all guests."""
