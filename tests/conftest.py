@@ -16,6 +16,7 @@ MARKS = {
     HERE / "contract": pytest.mark.libvirt,
     HERE / "crash": pytest.mark.slow,
     HERE / "truth": pytest.mark.slow,
+    HERE / "faults": pytest.mark.slow,
     HERE / "unit" / "sync": pytest.mark.slow,
     HERE / "unit" / "simulated": pytest.mark.slow,
     HERE / "system": pytest.mark.system,

@@ -87,7 +87,7 @@ def verb(method: Callable[..., T]) -> Callable[..., T]:
         key = (name, vm, repr(args))
         result = self.faults.apply(
             name,
-            f"{name} of {vm}",
+            vm,
             lambda: method(self, vm, *args, **kwargs),
             lambda: cast("T | None", self.answers.get(key)),
         )

@@ -34,14 +34,15 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """`verb` is a method of the driver, or "*"; `times` is how often it happens, -1 for always; it begins
-    after the first `skip` calls."""
+    """`verb` is a method of the driver, or "*"; `vm` the VM that it is about, or "". `times` is how often it
+    happens, -1 for always; it begins after the first `skip` calls."""
 
     verb: str
     kind: FaultKind
     times: int = 1
     skip: int = 0
     seconds: float = 0.0
+    vm: str = ""
 
     def __post_init__(self) -> None:
         if self.times < -1 or self.skip < 0 or self.seconds < 0:
@@ -69,10 +70,10 @@ class Faults:
                 f"{self._file}: {error}", code="bad_faults", hint="see docs/simulated.md for its form"
             ) from error
 
-    def apply(self, verb: str, what: str, act: Callable[[], T], stale: Callable[[], T | None]) -> T:
+    def apply(self, verb: str, vm: str, act: Callable[[], T], stale: Callable[[], T | None]) -> T:
         """The result of `act` as this platform gives it now. `stale` is its last answer, None where the
         verb changes something."""
-        fault = self._next(verb)
+        fault, what = self._next(verb, vm), f"{verb} of {vm}"
         if fault is None:
             return act()
         time.sleep(fault.seconds)
@@ -89,14 +90,14 @@ class Faults:
             raise Unreachable(f"{what}: the simulated platform's answer was lost, as told")
         return result
 
-    def _next(self, verb: str) -> Fault | None:
+    def _next(self, verb: str, vm: str) -> Fault | None:
         """The fault of this call; counts it."""
         if not self._file.exists():
             return None
         with self._locked():
             faults = list(self.left())
             for index, fault in enumerate(faults):
-                if fault.verb not in (verb, "*") or not fault.times:
+                if fault.verb not in (verb, "*") or fault.vm not in (vm, "") or not fault.times:
                     continue
                 if fault.skip:
                     faults[index] = replace(fault, skip=fault.skip - 1)

@@ -160,11 +160,11 @@ class SimulatedSource:
         return directory
 
     def _ask(self, verb: str, vm: str) -> SimulatedSourceVm:
-        return self.faults.apply(verb, f"{verb} of {vm}", lambda: self._read(vm), lambda: None)
+        return self.faults.apply(verb, vm, lambda: self._read(vm), lambda: None)
 
     @contextmanager
     def _changing(self, verb: str, vm: str) -> Iterator[SimulatedSourceVm]:
-        self.faults.apply(verb, f"{verb} of {vm}", lambda: None, lambda: None)
+        self.faults.apply(verb, vm, lambda: None, lambda: None)
         with (self._directory / f"{vm}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield self._read(vm)
