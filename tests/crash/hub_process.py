@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from refloat.config import Config
+from refloat.errors import Refused
 from refloat.estate import Estate
 from refloat.hub import Hub
 from refloat.model import JobState, Mode, TargetState
 from refloat.simulated.world import Protected, World, estate
+from refloat.syncs import SYNC_HOLDER
 from tests.unit.simulated.rig import SETTLED, until
 
 ONE = Protected(1)
@@ -51,9 +54,32 @@ def decide(hub: Hub, what: str) -> None:
     until(lambda: hub.job(job.id).state in ended, f"{what} ends")
 
 
+def attempt(hub: Hub, what: str) -> None:
+    """Asks for anything at any time, as an operator may: what is refused changes nothing."""
+    job = next(iter(hub.jobs()), None)
+    with suppress(Refused):
+        match what:
+            case "sync":
+                hub.start_sync(ONE.name)
+            case "planned" | "test" | "emergency":
+                hub.start_failover(ONE.name, Mode(what))
+            case "commit" if job:
+                hub.commit(job.id, "tester")
+            case "rollback" if job:
+                hub.rollback(job.id, "tester", discard_writes=True)
+            case "abort" if job:
+                hub.abort(job.id, "tester", discard_writes=True)
+            case "resume" if job:
+                hub.resume(job.id, "tester")
+    until(lambda: all(one.state in SETTLED for one in hub.jobs()), "every job is at rest")
+    until(lambda: not hub.target(ONE.name).holder.startswith(SYNC_HOLDER), "the sync ends")
+
+
 def main(directory: Path, what: str) -> None:
     hub = open_hub(directory)
-    if what in tuple(Mode):
+    if what.startswith("try "):
+        attempt(hub, what.removeprefix("try "))
+    elif what in tuple(Mode):
         fail_over(hub, Mode(what))
     else:
         decide(hub, what)

@@ -62,6 +62,17 @@ class Crashing:
             assert hub.returncode == -signal.SIGKILL, said.decode()[-3000:]
             self.kills += 1
 
+    def killed_after(self, what: str, seconds: float) -> None:
+        """One hub that is killed then, unless it came to its end before."""
+        argv = [sys.executable, "-m", "tests.crash.hub_process", str(self.directory), what]
+        hub = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+        try:
+            hub.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            hub.send_signal(signal.SIGKILL)
+            hub.wait()
+            self.kills += 1
+
     def check(self) -> None:
         """What must hold whenever the hub is dead."""
         recovered = self.world.destination.state(ONE.controller)
