@@ -12,6 +12,7 @@ from refloat.cli import evidence, failover, guest, jobs, targets
 from refloat.cli.common import AsJson, Root
 from refloat.cli.exits import EPILOG
 from refloat.cli.output import print_json, say
+from refloat.cli.simulate import simulate
 
 app = typer.Typer(
     cls=Root,
@@ -55,6 +56,9 @@ def lab(ctx: typer.Context) -> None:
 
     code = lab_app(args=ctx.args or ["--help"], prog_name="refloat lab", standalone_mode=False)
     raise typer.Exit(code if isinstance(code, int) else 0)
+
+
+app.command()(simulate)
 
 
 @app.command()

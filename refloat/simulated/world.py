@@ -165,4 +165,5 @@ def _facts(one: Protected) -> GuestFacts:
         filesystems=(root, *others),
         kernels=(kernel,),
         nics=(nic,),
+        warnings=("this guest is simulated: nothing is proven about a real one",),
     )
