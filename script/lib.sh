@@ -18,7 +18,7 @@ DEBIAN_PACKAGES=(
     qemu-system-x86 qemu-utils seabios ipxe-qemu ovmf
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     python3 python3-venv python3-libvirt python3-libnbd python3-hivex
-    mmdebstrap ca-certificates openssh-client e2fsprogs fdisk mount util-linux kmod cpio tar
+    mmdebstrap ca-certificates openssh-client e2fsprogs fdisk ntfs-3g mtools mount util-linux kmod cpio tar
     zstd xz-utils lz4 procps
 )
 

@@ -60,10 +60,13 @@ def make_writable(
     check_allowed(request, facts)
     adapt.check(request, facts)
     assert facts.windows is not None and request.windows is not None
-    session = facts.windows.hibernation is not Hibernation.NONE
+    kept = facts.windows.hibernation is not Hibernation.NONE
     # A session that is thrown away takes the changes in the log with it.
-    for one in check_closed(found, host, request.windows.repair_dirty or session):
-        host.repair(one, mountpoint, session=session)
+    open_ones = check_closed(found, host, request.windows.repair_dirty or kept)
+    for one in found:
+        session = kept and one.filesystem.mountpoint == "/C"
+        if session or one in open_ones:
+            host.repair(one, mountpoint, session=session)
 
 
 def change(
