@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from refloat.errors import Refused
+from refloat.guest.firstboot.windows import staging
 from refloat.guest.windows import bcd, settings, storage
 from refloat.guest.windows.hive import Hive
 from refloat.guest.windows.values import Value
@@ -155,6 +156,16 @@ def test_stubs_are_all_that_was_bound() -> None:
             found.delete_value(key, name)
     left = [change for change in found.changes if "DriverDatabase" in change.key and change.name is not None]
     assert left == []
+
+
+def test_the_first_boot_knows_what_it_has_to_take_back() -> None:
+    """Its scripts name the stubs and the folder in DevicePath by themselves: they must mean the same."""
+    script = staging.script().decode()
+    assert "'{0}_{1}_0000000000000000' -f $inf, $Plan['ARCHITECTURE']" in script
+    assert storage.label("viostor.inf", "ARM64") == "viostor.inf_arm64_0000000000000000"
+    for part in storage.PARTS:
+        assert f"\\{part}" in script
+    assert settings.DEVICE_PATH == f"%SystemRoot%\\{staging.FOLDER}\\{staging.DRIVERS}"
 
 
 @pytest.mark.parametrize(
