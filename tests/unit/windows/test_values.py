@@ -165,7 +165,7 @@ def test_the_first_boot_knows_what_it_has_to_take_back() -> None:
     assert storage.label("viostor.inf", "ARM64") == "viostor.inf_arm64_0000000000000000"
     for part in storage.PARTS:
         assert f"\\{part}" in script
-    assert settings.DEVICE_PATH == f"%SystemRoot%\\{staging.FOLDER}\\{staging.DRIVERS}"
+    assert f"%SystemRoot%\\{staging.FOLDER}\\{staging.DRIVERS}" == settings.DEVICE_PATH
 
 
 @pytest.mark.parametrize(
