@@ -20,9 +20,10 @@ from pathlib import Path
 
 from bench.adapt import PEER_PACKAGES, acceleration, appliance, changed_bytes
 from bench.cost import Cost, measure
-from bench.phony_windows import MIB, build, program, service_start
+from bench.phony_windows import build, service_start
 from refloat.command import run
 from tests.windows import driverset
+from tests.windows.disks import MIB, program
 
 AIM = 100  # times less CPU than the peer
 # What the peer runs at the guest's first boot. Debian has no package of it: the stand-ins are never run here.
@@ -84,7 +85,7 @@ def _copy(original: Path, copy: Path) -> Path:
 def _tools(directory: Path) -> Path:
     directory.mkdir()
     for name in _PEER_TOOLS:
-        (directory / name).write_bytes(program(machine=0x14C))
+        (directory / name).write_bytes(program("x86"))
     return directory
 
 

@@ -27,17 +27,25 @@ MAC = "00:50:56:9a:0b:0c"
 ADDRESS, MASK, GATEWAY, DNS = "192.0.2.20", "255.255.255.0", "192.0.2.1", "192.0.2.53"
 ADAPTER = "{6F2C8A1E-0B5D-4C6A-9D3B-7E1F2A3B4C5D}"
 NET_CLASS = "{4D36E972-E325-11CE-BFC1-08002BE10318}"
+_SERVICE = {
+    "Type": Value.dword(0x20),
+    "Start": Value.dword(3),
+    "ErrorControl": Value.dword(1),
+    "ImagePath": Value.expand_sz("%SystemRoot%\\System32\\svchost.exe -k netsvcs -p"),
+}
 _MACHINES = {"amd64": 0x8664, "x86": 0x14C, "ARM64": 0xAA64}
 
 
 @dataclass(frozen=True)
 class Phony:
-    """`system_mib` is the size of Windows' own volume."""
+    """`system_mib` is the size of Windows' own volume; `services` are further ones in its registry, of which
+    a fresh Server 2022 has about 700."""
 
     version: str
     firmware: Firmware
     architecture: str = "amd64"
     system_mib: int = 128
+    services: int = 0
 
     @property
     def name(self) -> str:
@@ -115,6 +123,7 @@ def system_hive(one: Phony) -> bytes:
         at(f"{small.SET}\\Services\\partmgr\\Parameters", {"SanPolicy": Value.dword(3)}),
         at("MountedDevices", {"\\DosDevices\\C:": Value.binary(struct.pack("<IQ", 0x0BADCAFE, START))}),
     ]
+    parts += [at(f"{small.SET}\\Services\\Service{number:04}", _SERVICE) for number in range(one.services)]
     return small.system(one.row, *parts)
 
 
@@ -125,11 +134,17 @@ def software_hive(one: Phony) -> bytes:
         "ProductName": Value.sz("Windows 10 Pro" if row.name == "11" else f"{row.title} Standard"),
         "EditionID": Value.sz("ServerStandard" if row.server else "Professional"),
         "InstallationType": Value.sz(kind),
+        "CurrentVersion": Value.sz("6.1" if row.build < 9200 else "6.2" if row.build < 9600 else "6.3"),
         "CurrentBuild": Value.sz(str(row.build)),
         "CurrentBuildNumber": Value.sz(str(row.build)),
         "UBR": Value.dword(2113),
         "SystemRoot": Value.sz("C:\\Windows"),
     }
+    if row.build >= 10240:
+        current |= {
+            "CurrentMajorVersionNumber": Value.dword(10),
+            "CurrentMinorVersionNumber": Value.dword(0),
+        }
     keys = at("Microsoft\\Windows NT\\CurrentVersion", current)
     keys["Microsoft"]["Windows"] = {
         "CurrentVersion": {"": {"DevicePath": Value.expand_sz("%SystemRoot%\\inf")}}
@@ -138,8 +153,9 @@ def software_hive(one: Phony) -> bytes:
 
 
 def program(architecture: str) -> bytes:
-    """The head of a Windows program for a processor."""
-    pe = struct.pack("<4sHHIIIHH", b"PE\0\0", _MACHINES[architecture], 1, 0, 0, 0, 240, 0x22)
+    """The head of a program of Windows for a processor, one of a console."""
+    optional = struct.pack("<H66xH", 0x10B if architecture == "x86" else 0x20B, 3).ljust(240, b"\0")
+    pe = struct.pack("<4sHHIIIHH", b"PE\0\0", _MACHINES[architecture], 1, 0, 0, 0, 240, 0x22) + optional
     return b"MZ" + bytes(58) + struct.pack("<I", 128) + bytes(64) + pe + bytes(512)
 
 
@@ -152,6 +168,7 @@ def files_of_system(one: Phony) -> dict[str, bytes]:
         f"{config}/SAM": hive(at("SAM"), "SAM"),
         f"{config}/SECURITY": hive(at("Policy"), "SECURITY"),
         f"{config}/DEFAULT": hive(at("Software"), "DEFAULT"),
+        "Windows/System32/cmd.exe": program(one.architecture),
         "Windows/System32/ntoskrnl.exe": program(one.architecture),
         "Windows/System32/winload.exe": program(one.architecture),
         "Windows/System32/drivers/ntfs.sys": program(one.architecture),
