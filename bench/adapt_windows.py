@@ -93,7 +93,7 @@ def _domain(disk: Path) -> Path:
     file = disk.with_suffix(".xml")
     file.write_text(
         "<domain type='qemu'><name>win2022</name><memory>2097152</memory><vcpu>2</vcpu>"
-        "<os firmware='efi'><type arch='x86_64'>hvm</type></os><devices>"
+        "<os><type arch='x86_64'>hvm</type></os><devices>"
         f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>"
         "<target dev='sda' bus='sata'/></disk></devices></domain>"
     )
@@ -102,7 +102,7 @@ def _domain(disk: Path) -> Path:
 
 def _data(rows: list[Row]) -> Mapping[str, object]:
     return {
-        "guest": "a phony Windows Server 2022, UEFI",
+        "guest": "a phony Windows Server 2022, BIOS",
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
         "acceleration": acceleration(),
