@@ -76,9 +76,14 @@ function Test-RestartDue($next) {
 # What follows from the outcome of the stage's attempt, written down. Gives the step: next, retry, restart.
 function Complete-Attempt($stage, $result) {
     $again = [int]($Attempts[$stage.Name] -lt $MaxAttempts -and (Test-TimeLeft))
-    $decision = $Decisions['{0},{1},{2}' -f $result.Outcome, $again, [int](Test-RestartLeft)]
-    if (-not $decision) { throw ('unknown outcome ' + $result.Outcome) }
-    Write-Log ('{0}: {1}, {2}: {3}' -f $stage.Name, $result.Outcome, $decision.Step, $result.Text)
+    $restart = [int](Test-RestartLeft)
+    $outcome = $result.Outcome
+    if ($restart -and $WantsRestart -and $WantsRestart -eq $Boot -and $WhileWanted[$outcome]) {
+        $outcome = $WhileWanted[$outcome]
+    }
+    $decision = $Decisions['{0},{1},{2}' -f $outcome, $again, $restart]
+    if (-not $decision) { throw ('unknown outcome ' + $outcome) }
+    Write-Log ('{0}: {1}, {2}: {3}' -f $stage.Name, $outcome, $decision.Step, $result.Text)
     $States[$stage.Name] = $decision.State
     $Texts[$stage.Name] = $result.Text
     $script:Begun = ''

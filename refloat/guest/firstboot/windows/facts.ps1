@@ -6,10 +6,10 @@ function ConvertTo-Quoted($text) {
     '"' + ($plain -replace '\\', '\\' -replace '"', '\"') + '"'
 }
 
-function ConvertTo-QuotedList($texts) {
+function ConvertTo-QuotedList($items) {
     $quoted = @()
-    foreach ($text in @($texts)) {
-        if ($text) { $quoted += ConvertTo-Quoted $text }
+    foreach ($item in @($items)) {
+        if ($item) { $quoted += ConvertTo-Quoted $item }
     }
     '[' + ($quoted -join ',') + ']'
 }

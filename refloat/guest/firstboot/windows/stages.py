@@ -123,11 +123,20 @@ VERDICTS: Mapping[str, Remediation] = {
 }
 
 
-def decide(outcome: Outcome, attempts: int, restarts: int, time_left: bool) -> Decision:
+# What an outcome stands for while a restart is wanted, and possible: a driver that works only then may be all
+# that was missing.
+WHILE_WANTED: Mapping[Outcome, Outcome] = {Outcome.FAILED: Outcome.AGAIN}
+
+
+def decide(outcome: Outcome, attempts: int, restarts: int, time_left: bool, wanted: bool = False) -> Decision:
     """What follows from the outcome of the attempt that was number `attempts` of its stage, when Windows was
-    restarted `restarts` times. After the deadline nothing is attempted again."""
+    restarted `restarts` times. After the deadline nothing is attempted again. `wanted`: an earlier one wants
+    a restart that has not come yet."""
     again = attempts < ATTEMPTS and time_left
-    return DECISIONS[_key(outcome, again, restarts < RESTARTS and time_left)]
+    restart = restarts < RESTARTS and time_left
+    if wanted and restart:
+        outcome = WHILE_WANTED.get(outcome, outcome)
+    return DECISIONS[_key(outcome, again, restart)]
 
 
 def crosses(now: Stage | None, before: Stage | None) -> bool:
@@ -158,6 +167,9 @@ def powershell() -> str:
         ")",
         "$Decisions = @{",
         *(f"    '{key}' = {_decision(decision)}" for key, decision in DECISIONS.items()),
+        "}",
+        "$WhileWanted = @{",
+        *(f"    '{outcome}' = '{instead}'" for outcome, instead in WHILE_WANTED.items()),
         "}",
         "$Verdicts = @{",
         *(f"    '{key}' = '{word}'" for key, word in VERDICTS.items()),
