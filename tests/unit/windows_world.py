@@ -50,8 +50,16 @@ class SimulatedGuest:
     A row: (status, boot, restarts asked for, stages done). `states` overrides the state of stages.
     """
 
-    def __init__(self, world: World, job: str, *rows: tuple[Remediation, int, int, int]) -> None:
+    def __init__(
+        self,
+        world: World,
+        job: str,
+        *rows: tuple[Remediation, int, int, int],
+        mac: str = MAC,
+        disk: str = "rf-sda",
+    ) -> None:
         self._world, self._job, self._rows = world, job, list(rows)
+        self._mac, self._disk = mac, disk
         self._states: dict[str, str] = {}
 
     def stage_is(self, name: str, state: str) -> SimulatedGuest:
@@ -85,8 +93,10 @@ class SimulatedGuest:
             "uptime": 61,
             "root_device": "C:",
             "kernel": "10.0.20348",
-            "mounts": [{"mountpoint": "C:", "mounted": True, "device": "rf-sda"}],
-            "nics": [{"mac": MAC.upper(), "name": "Ethernet", "up": True, "addresses": list(NIC.addresses)}],
+            "mounts": [{"mountpoint": "C:", "mounted": True, "device": self._disk}],
+            "nics": [
+                {"mac": self._mac.upper(), "name": "Ethernet", "up": True, "addresses": list(NIC.addresses)}
+            ],
             "gateway": NIC.gateway,
             "gateway_answers": True,
             "dns": list(NIC.dns),
