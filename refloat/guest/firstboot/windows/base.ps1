@@ -79,6 +79,10 @@ function Get-Value($path, $name) {
 
 function Set-Value($path, $name, $kind, $value) {
     if (-not (Test-Path -Path $path)) { New-Item -Path $path -Force | Out-Null }
+    if ($kind -eq 'MultiString' -and @($value).Count -eq 0) {
+        Remove-ItemProperty -Path $path -Name $name -ErrorAction SilentlyContinue
+        return
+    }
     New-ItemProperty -Path $path -Name $name -PropertyType $kind -Value $value -Force | Out-Null
 }
 

@@ -6,6 +6,7 @@ function Set-NicByCommand($nic, $index) {
         Clear-NicByCommand $index
         Set-NetIPInterface -InterfaceIndex $index -AddressFamily IPv4 -Dhcp Enabled
         Set-DnsClientServerAddress -InterfaceIndex $index -ResetServerAddresses
+        Set-NamesByCommand $nic $index
         return
     }
     Set-NetIPInterface -InterfaceIndex $index -AddressFamily IPv4 -Dhcp Disabled
@@ -16,10 +17,15 @@ function Set-NicByCommand($nic, $index) {
     }
     Add-GatewaysByCommand $index '0.0.0.0/0' $nic.Gateways
     Add-GatewaysByCommand $index '::/0' $nic.Gateways6
+    Set-NamesByCommand $nic $index
+    if ($nic.Metric -gt 0) { Set-NetIPInterface -InterfaceIndex $index -AddressFamily IPv4 -InterfaceMetric $nic.Metric }
+}
+
+# since 3.0
+function Set-NamesByCommand($nic, $index) {
     $servers = @($nic.Dns + $nic.Dns6)
     if (@($servers).Count -gt 0) { Set-DnsClientServerAddress -InterfaceIndex $index -ServerAddresses $servers }
     if ($nic.Suffix) { Set-DnsClient -InterfaceIndex $index -ConnectionSpecificSuffix $nic.Suffix }
-    if ($nic.Metric -gt 0) { Set-NetIPInterface -InterfaceIndex $index -AddressFamily IPv4 -InterfaceMetric $nic.Metric }
 }
 
 # since 3.0: what the adapter has by itself or from an earlier attempt.

@@ -53,11 +53,8 @@ function Get-Difference($nic) {
     if (-not $adapter) { return 'there is no adapter with this MAC' }
     $now = Get-Configuration $adapter
     if ($nic.Mode -eq 'preserve') { return }
-    if ($nic.Mode -eq 'dhcp') {
-        if (-not $now.DHCPEnabled) { 'DHCP is off' }
-        return
-    }
-    if ($now.DHCPEnabled) { return 'DHCP is on' }
+    if ($nic.Mode -eq 'dhcp' -and -not $now.DHCPEnabled) { return 'DHCP is off' }
+    if ($nic.Mode -ne 'dhcp' -and $now.DHCPEnabled) { return 'DHCP is on' }
     $has = @(Get-Addresses $now)
     foreach ($address in @($nic.Addresses + $nic.Addresses6)) {
         $parts = $address -split ' '
@@ -84,6 +81,7 @@ function Set-NicByNetsh($nic, $index, $configuration) {
     if ($nic.Mode -eq 'dhcp') {
         Invoke-Netsh @('ipv4', 'set', 'address', "name=$index", 'source=dhcp')
         Invoke-Netsh @('ipv4', 'set', 'dnsservers', "name=$index", 'source=dhcp')
+        Set-NamesByNetsh $nic $index $configuration
         return
     }
     $verb = 'set'
@@ -98,10 +96,21 @@ function Set-NicByNetsh($nic, $index, $configuration) {
         $ip, $metric = $gateway -split ' '
         Invoke-Netsh @('ipv4', 'add', 'address', "name=$index", "gateway=$ip", "gwmetric=$metric")
     }
-    Invoke-Netsh @('ipv4', 'set', 'dnsservers', "name=$index", 'source=static', 'address=none', 'validate=no')
-    foreach ($server in @($nic.Dns)) { Invoke-Netsh @('ipv4', 'add', 'dnsservers', "name=$index", "address=$server", 'validate=no') }
     if ($nic.Metric -gt 0) { Invoke-Netsh @('ipv4', 'set', 'interface', "interface=$index", ('metric={0}' -f $nic.Metric)) }
     Set-SixByNetsh $nic $index
+    Set-NamesByNetsh $nic $index $configuration
+}
+
+# Name servers and the suffix; without any in the plan, what DHCP says stays.
+function Set-NamesByNetsh($nic, $index, $configuration) {
+    $verb = 'set'
+    foreach ($server in @($nic.Dns)) {
+        $words = @('ipv4', $verb, 'dnsservers', "name=$index", "address=$server", 'validate=no')
+        if ($verb -eq 'set') { $words += 'source=static' }
+        Invoke-Netsh $words
+        $verb = 'add'
+    }
+    foreach ($server in @($nic.Dns6)) { Invoke-Netsh @('ipv6', 'add', 'dnsservers', "name=$index", "address=$server", 'validate=no') }
     if ($nic.Suffix) { $null = Invoke-WmiMethod -InputObject $configuration -Name 'SetDNSDomain' -ArgumentList $nic.Suffix }
 }
 
@@ -114,7 +123,6 @@ function Set-SixByNetsh($nic, $index) {
         $ip, $metric = $gateway -split ' '
         Invoke-Netsh @('ipv6', 'add', 'route', 'prefix=::/0', "interface=$index", "nexthop=$ip")
     }
-    foreach ($server in @($nic.Dns6)) { Invoke-Netsh @('ipv6', 'add', 'dnsservers', "name=$index", "address=$server", 'validate=no') }
 }
 
 function Invoke-Netsh($words) {
@@ -125,14 +133,14 @@ function Invoke-Netsh($words) {
 # Where the DHCP client does not run, or no command works: the values themselves, read at the next start.
 function Set-NicInRegistry($nic, $configuration) {
     $path = '{0}\Tcpip\Parameters\Interfaces\{1}' -f $Services, $configuration.SettingID
+    Set-Value $path 'NameServer' 'String' ($nic.Dns -join ',')
+    if ($nic.Suffix) { Set-Value $path 'Domain' 'String' $nic.Suffix }
     if ($nic.Mode -eq 'dhcp') { Set-Value $path 'EnableDHCP' 'DWord' 1; return }
     Set-Value $path 'EnableDHCP' 'DWord' 0
     Set-Value $path 'IPAddress' 'MultiString' ([string[]]@(Get-Column $nic.Addresses 0))
     Set-Value $path 'SubnetMask' 'MultiString' ([string[]]@(Get-Column $nic.Addresses 2))
     Set-Value $path 'DefaultGateway' 'MultiString' ([string[]]@(Get-Column $nic.Gateways 0))
     Set-Value $path 'DefaultGatewayMetric' 'MultiString' ([string[]]@(Get-Column $nic.Gateways 1))
-    Set-Value $path 'NameServer' 'String' ($nic.Dns -join ',')
-    if ($nic.Suffix) { Set-Value $path 'Domain' 'String' $nic.Suffix }
     if ($nic.Metric -gt 0) { Set-Value $path 'InterfaceMetric' 'DWord' $nic.Metric }
 }
 

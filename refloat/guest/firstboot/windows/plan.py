@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 
 from refloat.errors import Refused
-from refloat.guest.firstboot.windows.stages import ATTEMPTS, RESTARTS
 from refloat.model import (
     AdaptRequest,
     DiskBus,
@@ -78,14 +77,22 @@ def deadline(request: AdaptRequest) -> int:
 def plan(
     request: AdaptRequest, wanted: WindowsRequest, facts: GuestFacts, windows: WindowsFacts
 ) -> dict[str, str]:
-    """Every order, by key. Lists are numbered from 1, with their length under the plural."""
+    """Every order, by key. Lists are numbered from 1, with their length under the plural. Raises Refused for
+    what cannot be said in such lines."""
+    try:
+        return _plan(request, wanted, facts, windows)
+    except ValueError as error:
+        raise Refused(f"the plan has an address that is none: {error}", code="plan_invalid")
+
+
+def _plan(
+    request: AdaptRequest, wanted: WindowsRequest, facts: GuestFacts, windows: WindowsFacts
+) -> dict[str, str]:
     san = windows.san_policy if wanted.san_policy_after is None else wanted.san_policy_after
     return {
         "FORMAT": str(FORMAT),
         "JOB": _checked(_PLAIN, request.job, "name of a job"),
         "DEADLINE": str(deadline(request)),
-        "ATTEMPTS": str(ATTEMPTS),
-        "RESTARTS": str(RESTARTS),
         "BUILD": str(windows.build),
         "ARCHITECTURE": windows.architecture,
         "CRASH_REBOOT": str(int(windows.crash_reboot)),
@@ -175,13 +182,15 @@ def _nic(nic: PlannedNic, before: NicConfig | None, windows: WindowsFacts) -> di
     if nic.mode not in _REWRITTEN or config is None:
         return {"MAC": mac, "MODE": "preserve"}
     if nic.mode is NetworkMode.DHCP or config.method is NicMethod.DHCP:
-        return {"MAC": mac, "MODE": "dhcp"}
-    return {"MAC": mac, "MODE": "static", **_static(config, before, windows)}
+        return {"MAC": mac, "MODE": "dhcp", **_names(config)}
+    if not config.addresses:
+        return {"MAC": mac, "MODE": "preserve"}  # it had none, as one without a cable
+    return {"MAC": mac, "MODE": "static", **_static(config, before, windows), **_names(config)}
 
 
 def _static(config: NicConfig, before: NicConfig | None, windows: WindowsFacts) -> dict[str, str]:
     """Addresses as "ADDRESS PREFIX MASK" (IPv6: "ADDRESS PREFIX"), gateways as "ADDRESS METRIC", 0 for
-    automatic; name servers and suffixes in their order."""
+    automatic."""
     adapter = next((one for one in windows.adapters if one.nic == config.name), None)
     addresses = [ip_interface(address) for address in config.addresses]
     four = [f"{a.ip} {a.network.prefixlen} {a.netmask}" for a in addresses if isinstance(a, IPv4Interface)]
@@ -189,7 +198,6 @@ def _static(config: NicConfig, before: NicConfig | None, windows: WindowsFacts) 
     metrics = adapter.gateway_metrics if adapter else ()
     gateways = _gateways(config)
     old = [gateway for gateway, _ in _gateways(before) if gateway not in dict(gateways)] if before else []
-    servers = [str(ip_address(server)) for server in config.dns]
     metric = adapter.interface_metric if adapter and adapter.interface_metric else 0
     return {
         **_list("ADDRESS", "ADDRESSES", four),
@@ -197,10 +205,17 @@ def _static(config: NicConfig, before: NicConfig | None, windows: WindowsFacts) 
         **_list("GATEWAY", "GATEWAYS", _with_metrics([g for g in gateways if ":" not in g[0]], metrics)),
         **_list("GATEWAY6", "GATEWAYS6", _with_metrics([g for g in gateways if ":" in g[0]], ())),
         **_list("OLD_GATEWAY", "OLD_GATEWAYS", [gateway for gateway in old if ":" not in gateway]),
+        "METRIC": str(metric),
+    }
+
+
+def _names(config: NicConfig) -> dict[str, str]:
+    """Name servers in their order, and the adapter's DNS suffix: also where the address comes by DHCP."""
+    servers = [str(ip_address(server)) for server in config.dns]
+    return {
         "DNS": ",".join(server for server in servers if ":" not in server),
         "DNS6": ",".join(server for server in servers if ":" in server),
         "SUFFIX": _checked(_SUFFIX, config.search[0], "DNS suffix") if config.search else "",
-        "METRIC": str(metric),
     }
 
 
