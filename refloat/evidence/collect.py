@@ -13,6 +13,7 @@ from typing import Any
 from refloat import __version__
 from refloat.clock import now
 from refloat.codec import DecodeError, encode
+from refloat.evidence.windows import UNPROVEN
 from refloat.model import (
     Adaptation,
     Findings,
@@ -24,6 +25,7 @@ from refloat.model import (
     RollbackPoint,
     Secrets,
     SourceVM,
+    StatusChange,
     SyncPoint,
     Verdict,
 )
@@ -51,6 +53,7 @@ RECORDS: dict[str, Any] = {
     "promoted": Hardware,
     "findings": Findings,
     "reports": tuple[GuestReport, ...],
+    "remediation": tuple[StatusChange, ...],
     "verdict": Verdict,
     "decisions": tuple[OperatorDecision, ...],
 }
@@ -78,6 +81,7 @@ def bundle(store: Store, job_id: str, data_dir: Path) -> dict[str, Any]:
         "refloat": __version__,
         "generated": now(),
         "limits": LIMITS,
+        "unproven": list(UNPROVEN) if (records["facts"] or {}).get("windows") else [],
         "job": encode(job),
         "decision": (records["plan"] or {}).get("decision"),
         **records,

@@ -25,7 +25,7 @@ from refloat.model import (
     Word,
 )
 from refloat.run import Run
-from refloat.validate import await_report, validate
+from refloat.validate import await_report
 from tests.contract.destination_rigs import LibvirtRig, libvirt_missing, libvirt_pool
 from tests.unit.builders import PLAN, replace
 from tests.unit.fakes import World, make_world
@@ -116,7 +116,6 @@ def test_reports_over_com1_and_two_real_boots_drive_the_status(rig: LibvirtRig, 
     disk = Path(rig.disks[0].volume)
     bootguest.write(disk, [first, second])
     started(run)
-    validate(run)
     await_report(run)
     assert statuses(run) == [R.SCHEDULED, R.RUNNING, R.AWAITING_REBOOT, R.RUNNING, R.SUCCEEDED]
     verdict = run.need("verdict", Verdict)

@@ -11,7 +11,17 @@ from refloat.codec import decode
 from refloat.errors import Busy, NotFound, Refused
 from refloat.evidence import FORMAT
 from refloat.hub import Hub
-from refloat.model import Action, Decision, JobState, Mode, SyncPoint, TargetState, Verdict
+from refloat.model import (
+    Action,
+    Decision,
+    JobState,
+    Mode,
+    Remediation,
+    StatusChange,
+    SyncPoint,
+    TargetState,
+    Verdict,
+)
 from refloat.store.store import Event, Job, StepRecord, TargetStatus
 
 TOKEN = "test-token-0123456789abcdef"
@@ -113,6 +123,11 @@ class FakeHub:
         if self.verdict is None:
             return None, None
         return Decision(Action.ADAPT, ("needs virtio",)), decode(Verdict, self.verdict)
+
+    def remediation(self, job_id: str) -> StatusChange | None:
+        if self.verdict is None:
+            return None
+        return StatusChange("2026-03-01T10:04:02.000+00:00", Remediation.AWAITING_REBOOT, "report 3")
 
     def evidence(self, job_id: str) -> dict[str, Any]:
         job = self.job(job_id)
