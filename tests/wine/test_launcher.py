@@ -55,7 +55,7 @@ def _final(machine: Machine) -> dict[str, object]:
     """What went out on the serial line, read by the hub's own reader."""
     lines = list(Lines().feed((machine.drive / "serial.txt").read_bytes()))
     secrets = Secrets(SECRETS["TOKEN"], SECRETS["NONCE"])
-    reports = [parse_report(line, JOB, secrets, None) for line in lines if line.strip()]
+    reports = [parse_report(line, JOB, secrets, None) for line in lines]
     assert reports[-1].stage == "final"
     found: dict[str, object] = json.loads(lines[-1])
     return found

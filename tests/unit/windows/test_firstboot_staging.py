@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from refloat import reports
 from refloat.errors import Refused
 from refloat.guest.firstboot.windows import stages, staging
 from refloat.guest.firstboot.windows.plan import VALUE_LIMIT, pairs
@@ -275,3 +276,28 @@ def test_a_plan_that_cannot_be_said_is_refused(case: str) -> None:
 
 def test_values_have_a_limit() -> None:
     assert pairs({"A": "x" * VALUE_LIMIT}).startswith(b"A=xxx")
+
+
+def test_reports_have_the_fields_that_the_hub_reads() -> None:
+    """The script's and the launcher's JSON names, against those of the hub's reader."""
+    reader = Path(reports.__file__).read_text()
+    read = set(re.findall(r'(?:data(?:\.get)?[,(] ?|in \(\(?|\()"([a-z_0-9]+)"', reader)) | {"token", "nonce"}
+    script = staging.script().decode()
+    said = set(re.findall(r'"([a-z_0-9]+)":', script + staging.launcher(staging.Launcher(900)).decode()))
+    said |= {"gateway", "gateway6", "gateway_answers", "gateway6_answers"}  # made of a pattern
+    assert said - read == set()
+    needed = {
+        "v",
+        "job",
+        "token",
+        "nonce",
+        "seq",
+        "boot_id",
+        "stage",
+        "status",
+        "uptime",
+        "reboots",
+        "stages",
+    }
+    needed |= {"mounts", "nics", "dns", "search", "drivers", "problems", "cleaned", "attempts", "required"}
+    assert needed - said == set()

@@ -26,7 +26,7 @@ function Write-Log($text) {
 # What is wrong, in words: every report lists it, and it keeps the recovery from "succeeded".
 function Add-Problem($text) {
     Write-Log ('problem: ' + $text)
-    if ($script:Problems -notcontains $text) { $script:Problems += $text }
+    if (@($script:Problems).Count -lt 50 -and $script:Problems -notcontains $text) { $script:Problems += $text }
 }
 
 # A file as a whole or not at all: cmd.exe's move replaces in one step, Move-Item deletes first.

@@ -2,19 +2,25 @@
 
 function Start-DriversStage {
     $failed = @()
+    $installed = @('')
     $restart = $false
     for ($number = 1; $number -le [int]$Plan['DRIVERS']; $number++) {
-        $name = $Plan['DRIVER_{0}_NAME' -f $number]
-        $code = Add-Driver ($Dir + $Plan['DRIVER_{0}_INF' -f $number])
+        $inf = $Plan['DRIVER_{0}_INF' -f $number]
+        $code = Add-Driver ($Dir + $inf)
         if ($RestartCodes -contains $code) { $restart = $true }
-        if ($GoodCodes -contains $code) { Remove-Stub $Plan['DRIVER_{0}_INF' -f $number] }
-        else { $failed += '{0} ({1})' -f $name, $code }
+        if ($GoodCodes -contains $code) { $installed += $inf }
+        else { $failed += '{0} ({1})' -f $Plan['DRIVER_{0}_NAME' -f $number], $code }
     }
+    Write-Whole ($StateDir + 'installed') $installed
     $missing = @(Get-MissingDrivers)
     if (@($missing).Count -gt 0) {
         return New-Result 'failed' ('no working device of {0}; not installed: {1}' -f ($missing -join ', '), ($failed -join ', '))
     }
     foreach ($one in @($failed)) { Add-Problem ('driver not installed, pnputil says: ' + $one) }
+    foreach ($inf in @(Remove-Stubs)) {
+        # Windows takes a device that it runs from to its new driver when it starts.
+        if ($inf) { $restart = $true }
+    }
     if ($restart) { return New-Result 'restart' '' }
     New-Result 'done' ''
 }
@@ -40,24 +46,34 @@ function Select-Missing($needed) {
     @($needed) | Where-Object { $working -notcontains $_ }
 }
 
-# The package that was made up offline so that Windows could boot ("viostor.inf_amd64_0000000000000000"). It
-# goes when the real one is there: pnputil has taken it, and no device is bound to the stub any more.
-function Remove-Stub($path) {
-    $inf = @($path -split '\\')[-1]
+# Removes the packages that were made up offline so that Windows could boot, of every driver that is installed
+# now. Gives those that have to stay yet.
+function Remove-Stubs {
+    $path = $StateDir + 'installed'
+    if (-not (Test-Path -Path $path)) { return }
+    foreach ($file in @(Get-Content -Path $path)) {
+        if (-not $file) { continue }
+        $inf = @($file -split '\\')[-1]
+        if (-not (Remove-Stub $inf)) { $inf }
+    }
+}
+
+# Whether the package of this INF is gone ("viostor.inf_amd64_0000000000000000"). It stays as long as a device is
+# bound to it.
+function Remove-Stub($inf) {
     $label = '{0}_{1}_0000000000000000' -f $inf, $Plan['ARCHITECTURE']
     $database = 'HKLM:\SYSTEM\DriverDatabase'
-    if (-not (Test-Path -Path ($database + '\DriverPackages\' + $label))) { return }
+    if (-not (Test-Path -Path ($database + '\DriverPackages\' + $label))) { return $true }
     if (@(Get-BoundInfs) -contains $inf) {
         Write-Log ($inf + ' is still bound to the package that Windows booted with')
-        return
+        return $false
     }
     foreach ($device in @(Get-ChildItem -Path ($database + '\DeviceIds\PCI') | Where-Object { $_.PSChildName -like 'VEN_1AF4*' })) {
-        if (-not $device) { continue }
-        Remove-ItemProperty -Path $device.PSPath -Name $inf -ErrorAction SilentlyContinue
+        if ($device) { Remove-ItemProperty -Path $device.PSPath -Name $inf -ErrorAction SilentlyContinue }
     }
     Remove-Item -Path ($database + '\DriverInfFiles\' + $inf) -Recurse -Force -ErrorAction SilentlyContinue
     Remove-Item -Path ($database + '\DriverPackages\' + $label) -Recurse -Force -ErrorAction SilentlyContinue
-    if (Test-Path -Path ($database + '\DriverPackages\' + $label)) { Add-Problem ('could not remove the driver package ' + $label) }
+    -not (Test-Path -Path ($database + '\DriverPackages\' + $label))
 }
 
 # The INF files that devices of virtio are bound to: "oem5.inf".

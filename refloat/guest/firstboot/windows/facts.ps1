@@ -149,7 +149,9 @@ function Get-DriversJson {
 # Seconds since the start, from two times of one answer: WMI's "20261122221358.500000+060".
 function Get-Uptime($windows) {
     $now = (ConvertTo-Time $windows.LocalDateTime) - (ConvertTo-Time $windows.LastBootUpTime)
-    [int]$now.TotalSeconds
+    $seconds = [int]$now.TotalSeconds
+    # The clock may have been set in between.
+    if ($seconds -lt 0) { 0 } else { $seconds }
 }
 
 function ConvertTo-Time($text) {

@@ -43,7 +43,6 @@ function Start-Stages {
         }
         if (-not $stage) { return 'end' }
         if (-not (Test-TimeLeft)) { Stop-Stages; return 'end' }
-        if ($stage.Phase -eq 'post' -and $Attempts[$stage.Name] -eq 0) { Send-Report 'running' $stage.Name 10 }
         $step = Complete-Attempt $stage (Start-Attempt $stage)
         if ($step -eq 'restart') { return 'restart' }
         if ($step -eq 'retry') { Start-Sleep -Seconds (5 * $Attempts[$stage.Name]) }
@@ -90,9 +89,8 @@ function Complete-Recovery {
 function Start-Recovery {
     Write-Whole ($StateDir + 'watch') @('300 begin {0}' -f (Read-Number 'runs'))
     Read-Checkpoint
-    if (-not (Get-NextStage) -or @($States.Values | Where-Object { $_ -ne 'pending' }).Count -gt 0 -or $Begun) {
-        Write-Log 'going on from the checkpoint'
-    } else { Send-Report 'running' 'ready' 10 }
+    $next = Get-NextStage
+    if ($next) { Send-Report 'running' $next.Name 10 }
     if ((Start-Stages) -eq 'restart') {
         Send-Report 'awaiting_reboot' 'restart' 20
         Write-Whole ($StateDir + 'next') @('restart')

@@ -5,6 +5,9 @@ function Start-VerifyStage {
     foreach ($fault in @(Get-DeviceFaults)) {
         if ($fault) { Add-Problem $fault }
     }
+    foreach ($inf in @(Remove-Stubs)) {
+        if ($inf) { Add-Problem ('the package that Windows booted with is still in use: ' + $inf) }
+    }
     if ($Plan['AGENT'] -and -not (Test-Agent)) { Add-Problem 'the guest agent does not run' }
     if ($wrong) { return New-Result 'failed' (@($wrong) -join '; ') }
     New-Result 'done' ''
