@@ -298,6 +298,13 @@ def test_a_damaged_hive(whole: Path, tmp_path: Path) -> None:
     _refused(one, "hive_damaged", "SOFTWARE")
 
 
+def test_a_next_start_from_another_control_set(whole: Path, tmp_path: Path) -> None:
+    one = guest(whole, tmp_path)
+    content = small.system(row_of("2022"), at("Select", {"Default": Value.dword(1)}))
+    (one.root / "C/Windows/System32/config/SYSTEM").write_bytes(content)
+    _refused(one, "hive_damaged", "from another control set")
+
+
 @pytest.mark.parametrize(
     ("name", "bus"), [("2022", DiskBus.PVSCSI), ("2008 R2", DiskBus.NVME), ("2012", DiskBus.NVME)]
 )
