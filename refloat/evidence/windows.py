@@ -14,6 +14,6 @@ UNPROVEN = (
     "That BitLocker, Windows' activation and licences bound to hardware accept the new machine.",
     "That the machine's account in a domain and the services of its applications work: nothing of them is "
     "changed or looked at.",
-    "That the clock is right from the start: it shows the local time of the platform's host, which may lie in "
+    "That the clock is right from the start: it shows the local time of the platform's host, which may be in "
     "another time zone than the guest, until Windows has set its clock by the network.",
 )
