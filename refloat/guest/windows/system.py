@@ -17,6 +17,7 @@ from refloat.guest.journal import Journal
 from refloat.guest.linux.edits import Progress
 from refloat.guest.tree import Tree
 from refloat.guest.windows import acl, adapt
+from refloat.guest.windows.inspect import examine
 from refloat.guest.windows.ntfs import ntfs_state
 from refloat.guest.windows.volumes import check_closed
 from refloat.model import AdaptRequest, DiskBus, GuestFacts, Hibernation, NicModel
@@ -30,8 +31,6 @@ def look(
     host: Host,
 ) -> GuestFacts:
     """The facts about a Windows whose volumes have their places. Nothing is written."""
-    from refloat.guest.windows.inspect import examine
-
     volume = next(one for one in found if one.filesystem.mountpoint == "/C")
     state = ntfs_state(partial(host.read, volume))
     with host.mounted_system(found, mountpoint) as tree:
