@@ -115,6 +115,16 @@ def test_a_name_is_no_evidence_and_no_pattern() -> None:
         assert one.mode is other.mode is NetworkMode.PRESERVE
 
 
+def test_names_shadow_no_other_and_keep_where_they_were_found() -> None:
+    two = tuple(
+        replace(static(name), sources=(source,)) for name, source in (("LAN a", "2"), ("LAN [a]", "1"))
+    )
+    (one,) = planned((nic(1),), two)
+    assert one.mode is NetworkMode.PRESERVE and one.config is None
+    (one,) = planned((nic(1),), (two[0],))
+    assert one.config == two[0]
+
+
 @pytest.mark.parametrize("pins", list(PinNames))
 def test_no_name_is_ever_tied_to_an_adapter(pins: PinNames) -> None:
     own = NicRule(nic(1).mac, NetworkMode.PRESERVE, pin_names=PinNames.ALWAYS)
