@@ -129,11 +129,19 @@ def test_names_shadow_no_other_and_keep_where_they_were_found() -> None:
 def test_no_name_is_ever_tied_to_an_adapter(pins: PinNames) -> None:
     own = NicRule(nic(1).mac, NetworkMode.PRESERVE, pin_names=PinNames.ALWAYS)
     dhcp = NicConfig("Ethernet0", NicMethod.DHCP, dns=("10.20.30.3",))
-    for policy in (Policy(pin_names=pins), Policy(pin_names=pins, nics=(own,))):
+    for policy in (Policy(pin_names=pins, network=NetworkMode.READDRESS), Policy(nics=(own,))):
         (one,) = planned((nic(1),), (dhcp,), policy)
         assert (one.mode, one.pin) == (NetworkMode.PRESERVE, "")
-        assert "Windows starts a new adapter with DHCP, without its own servers 10.20.30.3" in one.reason
+        assert "Windows starts a new adapter with DHCP, without its own name servers 10.20.30.3" in one.reason
         assert "nothing ties" not in one.reason
+
+
+def test_name_servers_of_its_own_are_restored_beside_dhcp() -> None:
+    dhcp = NicConfig("Ethernet0", NicMethod.DHCP, dns=("10.20.30.3",))
+    (one,) = planned((nic(1),), (dhcp,))
+    assert one.mode is NetworkMode.RESTORE and "its own name servers 10.20.30.3" in one.reason
+    (plain,) = planned((nic(1),), (replace(dhcp, dns=()),))
+    assert plain.mode is NetworkMode.PRESERVE
 
 
 def test_the_modes_are_those_of_any_guest() -> None:
