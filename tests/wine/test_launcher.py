@@ -193,6 +193,21 @@ def test_a_removal_that_was_interrupted_is_finished(machine: Machine) -> None:
     assert not machine.has_service()
 
 
+def test_the_command_that_exchanges_a_report_is_one(machine: Machine) -> None:
+    """As the script runs it. A file stands for the port: what is read back is what was written."""
+    machine.stage(())
+    machine.state.mkdir()
+    (machine.folder / "delivery.txt").write_text("CHANNEL=C:\\port.txt\r\n", newline="")
+    (machine.state / "outgoing").write_text("ack 7\r\n", newline="")
+    folder = "C:\\windows\\Refloat\\"
+    (machine.drive / "run.cmd").write_text(
+        f'@cmd.exe /d /c ""{folder}firstboot.cmd" exchange "{folder}state\\outgoing""\r\n', newline=""
+    )
+    machine.run("cmd", "/d", "/c", "C:\\run.cmd")
+    assert (machine.drive / "port.txt").read_text().strip() == "ack 7"
+    assert (machine.state / "ack").read_text().strip() == "ANSWER=ack 7"
+
+
 def test_a_damaged_count_ends_it(machine: Machine) -> None:
     """It must never begin to count anew."""
     machine.stage(BEGIN)

@@ -30,10 +30,15 @@ function Add-Problem($text) {
 }
 
 # A file as a whole or not at all: cmd.exe's move replaces in one step, Move-Item deletes first.
+# The launcher may just be reading it.
 function Write-Whole($path, $lines) {
     Set-Content -Path ($path + '.new') -Value $lines -Encoding ASCII
-    & ($System + 'cmd.exe') /d /c move /y ($path + '.new') $path | Out-Null
-    if ($LASTEXITCODE -ne 0) { throw ('could not write ' + $path) }
+    for ($try = 1; $try -le 5; $try++) {
+        & ($System + 'cmd.exe') /d /c move /y ($path + '.new') $path | Out-Null
+        if ($LASTEXITCODE -eq 0) { return }
+        Start-Sleep -Milliseconds 200
+    }
+    throw ('could not write ' + $path)
 }
 
 # KEY=VALUE lines.

@@ -8,6 +8,7 @@ rem Numbers are files in state\, replaced by renaming. One that is there but is 
 rem that starts anew could go on for ever.
 rem The lock is the open launcher.log: a redirection keeps others from writing to it, and ends with its holder.
 setlocal enableextensions disabledelayedexpansion
+set "SELF=%~f0"
 set "DIR=%~dp0"
 set "STATE=%DIR%state\"
 set "SYS=%SystemRoot%\System32"
@@ -30,7 +31,7 @@ call :plan
 call :add boots
 if errorlevel 1 set "REASON=the counters could not be read or written" & goto failed
 call :log boot %VALUE%
-if defined P_SERIAL if exist "%SYS%\mode.com" "%SYS%\mode.com" %P_SERIAL%: BAUD=115200 PARITY=n DATA=8 STOP=1 to=on xon=off odsr=off octs=off >nul
+if defined P_SERIAL if exist "%SYS%\mode.com" "%SYS%\mode.com" %P_SERIAL%: BAUD=115200 PARITY=n DATA=8 STOP=1 to=off xon=off odsr=off octs=off >nul
 rem Numbers of reports rise over all boots, whatever a power cut may have taken back.
 set /a SEQUENCE=VALUE * 1000
 call :read sequence
@@ -57,7 +58,7 @@ call :add silent
 if errorlevel 1 set "REASON=the counters could not be read or written" & goto failed
 del "%STATE%next" "%STATE%pid" "%STATE%watch" >nul 2>nul
 >"%STATE%running" echo run %RUN%
-start "" /b "%COMSPEC%" /d /c ""%~f0" watch %RUN%"
+start "" /b "%SYS%\cmd.exe" /d /c ""%SELF%" watch %RUN%"
 "%POWERSHELL%" -NoProfile -NonInteractive -ExecutionPolicy Bypass -File "%DIR%firstboot.ps1" <nul >"%DIR%script-%RUN%.log"
 rem A log for each: what an earlier one has left running may still hold its own.
 rem Its first act is to write its number. A policy that forbids scripts does not forbid commands.
@@ -129,7 +130,7 @@ if not exist "%DIR%firstboot.ps1" call :log everything is removed
 for %%F in ("%DIR%script-*.log" "%DIR%command-*.log") do if %%~zF EQU 0 del "%%F"
 rd /s /q "%STATE%"
 rem One line: what is read of this file is read before it goes.
-del "%DIR%delivery.txt" >nul 2>nul & del "%~f0" & exit 0
+del "%DIR%delivery.txt" >nul 2>nul & del "%SELF%" & exit 0
 
 :deliver
 rem Nobody is heard here: the last report is repeated, and the hub knows repetitions.
@@ -187,6 +188,8 @@ if not defined PATHS exit /b 0
 set "END=%PATHS:~-@ADDED@%"
 if /i not "%END%"=="%ADDED%" exit /b 0
 set "PATHS=%PATHS:~0,-@ADDED@%"
+rem To reg.exe, a backslash before a quote means the quote.
+if "%PATHS:~-1%"=="\" set "PATHS=%PATHS%\"
 "%SYS%\reg.exe" add "%PATHS_KEY%" /v DevicePath /t REG_EXPAND_SZ /d "%PATHS%" /f >nul
 exit /b 0
 
@@ -234,6 +237,7 @@ goto failed
 rem One report out and the answer back. The script ends this when no answer comes.
 call :pairs delivery.txt
 del "%STATE%ack" >nul 2>nul
+call :zero
 type "%~2" >"%PORTS%%P_CHANNEL%"
 if errorlevel 1 exit /b 1
 set ANSWER=
@@ -272,6 +276,7 @@ if not "%CHECK%"=="%VALUE%" exit /b 1
 exit /b 0
 
 :write
+call :zero
 >"%STATE%%1.new" echo %2
 if errorlevel 1 exit /b 1
 move /y "%STATE%%1.new" "%STATE%%1" >nul
@@ -290,6 +295,10 @@ if errorlevel 1 exit /b 1
 set /a VALUE=VALUE + 1
 call :write %1 %VALUE%
 exit /b %ERRORLEVEL%
+
+:zero
+rem The errorlevel: what is built into cmd.exe leaves an old one as it was.
+exit /b 0
 
 :pause
 rem Seconds. timeout.exe wants a console, which a service does not have.
