@@ -3,15 +3,20 @@ hears and judges is the real code. What a guest cannot forge (power, disks, link
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from refloat.adapt import adapt_guest
+from refloat.clock import now
 from refloat.destinations.base import Destination
 from refloat.model import (
     Adaptation,
+    AttachedDisk,
+    AttachedNic,
     DiskBus,
     Firmware,
     GuestCaps,
@@ -24,13 +29,17 @@ from refloat.model import (
     Verdict,
     Word,
 )
-from refloat.run import Run
+from refloat.policy import Policy, WindowsPolicy
+from refloat.prepare import preflight
+from refloat.promote import apply_firmware, start_vm
+from refloat.run import Networks, Run
 from refloat.validate import await_report
 from tests.contract.destination_rigs import LibvirtRig, libvirt_missing, libvirt_pool
 from tests.unit.builders import PLAN, replace
 from tests.unit.fakes import World, make_world
 from tests.unit.windows_world import NIC, SimulatedGuest, windows_facts
-from tests.windows import bootguest
+from tests.windows import bootguest, disks
+from tests.windows.engine import staged_secrets, with_phony_windows
 
 R = Remediation
 MAC = "52:54:00:12:34:56"
@@ -93,9 +102,55 @@ def promoted(world: World, rig: LibvirtRig, deadline: int) -> Run:
     return run
 
 
-def started(run: Run) -> None:
-    from refloat.clock import now
+def test_an_adapted_windows_disk_in_a_real_vm(rig: LibvirtRig, world: World, tmp_path: Path) -> None:
+    """Looked at and adapted by the real engine, attached as planned and started. In place of Windows' boot
+    code the boot sector speaks, with the token that lies on the disk."""
+    if disks.can_be_made():
+        pytest.skip(disks.can_be_made())
+    one = disks.SERVER
+    controller = with_phony_windows(world, one, tmp_path)
+    world.policy = Policy(windows=WindowsPolicy(report_deadline=120))
+    job = world.job()
+    run = replace(world.run(job), networks=Networks({"user": "management"}, {}))
+    preflight(run)
+    adapt_guest(run)
+    assert statuses(run) == [R.SCHEDULED]
 
+    known = run.target
+    run = replace(
+        run,
+        destination=cast(Destination, rig.destination),
+        target=replace(known, controller_vm=rig.vm),
+    )
+    (disk,), (nic,) = run.plan.disks, run.plan.nics
+    volume = rig.directory / f"{rig.vm}-system.raw"
+    shutil.copyfile(controller.disk, volume)
+    assert nic.config is not None
+    secrets = staged_secrets(one, Path(controller.disk))
+    lines = [
+        b"".join(
+            SimulatedGuest(
+                world, job, *rows, mac=nic.mac, disk=disk.serial, config=nic.config, secrets=secrets
+            ).speak()
+        )
+        for rows in (((R.RUNNING, 1, 0, 1), (R.AWAITING_REBOOT, 1, 1, 5)), ((R.SUCCEEDED, 2, 1, 7),))
+    ]
+    bootguest.write(volume, lines)
+    there = rig.destination
+    there.set_disks(rig.vm, [AttachedDisk(disk.serial, str(volume), run.plan.disk_bus)])
+    there.set_nics(rig.vm, [AttachedNic(nic.mac, nic.network, run.plan.nic_model)])
+    apply_firmware(run)
+    assert not there.hardware(rig.vm).clock_utc
+    start_vm(run)
+    await_report(run)
+    assert statuses(run) == [R.SCHEDULED, R.RUNNING, R.AWAITING_REBOOT, R.SUCCEEDED]
+    verdict = run.need("verdict", Verdict)
+    assert verdict.word is Word.SUCCEEDED, verdict.reasons
+    there.stop(rig.vm, 0)
+    assert bootguest.boots(volume) == 2
+
+
+def started(run: Run) -> None:
     run.destination.start(run.vm)
     run.save("started", now())
 

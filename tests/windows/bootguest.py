@@ -11,6 +11,7 @@ from pathlib import Path
 
 SECTOR = 512
 BOOTS = 7
+TABLE = 440  # offset of the disk's signature and its partitions
 TEXT = 4096  # bytes for each boot, with the marks at its end
 
 _CODE = bytes.fromhex(
@@ -21,9 +22,12 @@ _CODE = bytes.fromhex(
 
 
 def write(disk: Path, boots: Sequence[bytes]) -> None:
-    """Puts the guest on a raw disk. It says each text three times; after all but the last it restarts."""
-    assert 0 < len(boots) <= BOOTS
-    content = _CODE.ljust(SECTOR - 2, b"\0") + b"\x55\xaa" + bytes(SECTOR)  # the second counts the boots
+    """Puts the guest on a raw disk, before its first partition. It says each text three times; after all but
+    the last it restarts."""
+    assert 0 < len(boots) <= BOOTS and len(_CODE) <= TABLE
+    with disk.open("rb") as file:
+        table = file.read(SECTOR - 2)[TABLE:]
+    content = _CODE.ljust(TABLE, b"\0") + table + b"\x55\xaa" + bytes(SECTOR)  # the second counts boots
     for number, text in enumerate(boots, 1):
         assert b"\0" not in text and len(text) < TEXT - 2
         content += (text + (b"\0R" if number < len(boots) else b"\0")).ljust(TEXT, b"\0")
