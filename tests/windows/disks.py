@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from tests.windows.hives import at, hive
 NEEDED = ("mkntfs", "ntfs-3g", "mcopy", "mformat", "sfdisk", "losetup", "qemu-storage-daemon")
 MIB = 1024 * 1024
 START = MIB
+SIGNATURE = 0x0BADCAFE
 MAC = "00:50:56:9a:0b:0c"
 ADDRESS, MASK, GATEWAY, DNS = "192.0.2.20", "255.255.255.0", "192.0.2.1", "192.0.2.53"
 ADAPTER = "{6F2C8A1E-0B5D-4C6A-9D3B-7E1F2A3B4C5D}"
@@ -44,7 +46,7 @@ class Phony:
     version: str
     firmware: Firmware
     architecture: str = "amd64"
-    system_mib: int = 128
+    system_mib: int = 96
     services: int = 0
 
     @property
@@ -74,6 +76,7 @@ GUESTS = (
     Phony("11", Firmware.UEFI),
 )
 SERVER = Phony("2022", Firmware.BIOS)
+FULL = replace(SERVER, system_mib=64)  # too full to be adapted
 
 
 def can_be_made() -> str:
@@ -121,10 +124,21 @@ def system_hive(one: Phony) -> bytes:
         ),
         at(f"{small.SET}\\Control\\TimeZoneInformation", {"TimeZoneKeyName": Value.sz("UTC")}),
         at(f"{small.SET}\\Services\\partmgr\\Parameters", {"SanPolicy": Value.dword(3)}),
-        at("MountedDevices", {"\\DosDevices\\C:": Value.binary(struct.pack("<IQ", 0x0BADCAFE, START))}),
+        at("MountedDevices", {"\\DosDevices\\C:": Value.binary(_drive_c(one))}),
     ]
     parts += [at(f"{small.SET}\\Services\\Service{number:04}", _SERVICE) for number in range(one.services)]
     return small.system(one.row, *parts)
+
+
+def _drive_c(one: Phony) -> bytes:
+    """As MountedDevices knows it: by the partition's GUID, or by the disk's signature and the offset."""
+    if one.firmware is Firmware.UEFI:
+        return b"DMIO:ID:" + uuid.UUID(_guid(one.system)).bytes_le
+    return struct.pack("<IQ", SIGNATURE, START + 24 * MIB)
+
+
+def _guid(number: int) -> str:
+    return f"22222222-3333-4444-5555-{number:012d}"
 
 
 def software_hive(one: Phony) -> bytes:
@@ -199,7 +213,7 @@ class _Part:
 
 
 _TABLES: dict[Firmware, tuple[str, str]] = {
-    Firmware.BIOS: ("dos", "label-id: 0xbadcafe"),
+    Firmware.BIOS: ("dos", f"label-id: {SIGNATURE:#x}"),
     Firmware.UEFI: ("gpt", "label-id: 11111111-2222-3333-4444-555555555555"),
 }
 
@@ -232,8 +246,9 @@ def make(one: Phony, path: Path, loader: bytes = small.MANAGER, *, table: str = 
         disk.truncate(size)
     label, identity = _TABLES[one.firmware]
     lines, at_mib = [f"label: {label}", identity], 1
-    for part in parts:
-        lines.append(f"start={at_mib}MiB, size={part.mib}MiB, type={part.type}")
+    for number, part in enumerate(parts, start=1):
+        known = f", uuid={_guid(number)}" if one.firmware is Firmware.UEFI else ""
+        lines.append(f"start={at_mib}MiB, size={part.mib}MiB, type={part.type}{known}")
         at_mib += part.mib
     run("sfdisk", "-q", str(path), text="\n".join(lines))
     at_mib = 1

@@ -17,6 +17,7 @@ from refloat.guest.journal import Journal
 from refloat.guest.linux.edits import Progress
 from refloat.guest.tree import Tree
 from refloat.guest.windows import acl, adapt
+from refloat.guest.windows.earlier import as_before
 from refloat.guest.windows.inspect import examine
 from refloat.guest.windows.ntfs import ntfs_state
 from refloat.guest.windows.volumes import check_closed
@@ -34,7 +35,7 @@ def look(
     volume = next(one for one in found if one.filesystem.mountpoint == "/C")
     state = ntfs_state(partial(host.read, volume))
     with host.mounted_system(found, mountpoint) as tree:
-        return examine(tree, found, order, *hardware, state)
+        return as_before(tree, examine(tree, found, order, *hardware, state))
 
 
 def check_allowed(request: AdaptRequest, facts: GuestFacts) -> None:

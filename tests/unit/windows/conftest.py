@@ -18,7 +18,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Phony], Pat
 
     def original(one: Phony) -> Path:
         if one not in made:
-            made[one] = disks.make(one, folder / f"{one.name}.raw")
+            made[one] = disks.make(one, folder / f"{len(made)}-{one.name}.raw")
         return made[one]
 
     return original
