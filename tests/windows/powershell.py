@@ -79,7 +79,8 @@ VARIABLES_LATER = {"psitem", "psscriptroot", "pscommandpath", "isxwindows", "isi
 AUTOMATIC = {
     "args", "error", "executioncontext", "false", "home", "host", "input", "lastexitcode", "matches",
     "myinvocation", "pid", "profile", "psitem", "pwd", "shellid", "stacktrace", "this", "true",
-}  # fmt: skip
+}  # fmt: skip# Of these and of those above, the values that may be read.
+READABLE = AUTOMATIC | {"_", "null", "erroractionpreference", "progresspreference"}
 
 SINCE, FULL = "since 3.0", "full language"
 _GUARDS = {SINCE: "Test-Command", FULL: "Test-FullLanguage"}
@@ -97,10 +98,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Script:
-    """A parsed script: its functions by lower-case name, each with its mark; and its own variables."""
+    """A parsed script: its functions by lower-case name, each with its mark and its number of parameters;
+    and its own variables."""
 
     root: Node
     marks: dict[str, str]
+    parameters: dict[str, int]
     variables: dict[str, str]
 
 
@@ -126,14 +129,18 @@ def commands(text: str) -> set[str]:
 
 def _parsed(text: str) -> Script:
     root = tree_sitter.Parser(_LANGUAGE).parse(text.encode()).root_node
-    marks, variables = {}, {}
+    marks, parameters, variables = {}, {}, {}
     for node in _nodes(root):
         if node.type == "function_statement":
             marks[_function_name(node)] = _mark(node)
+            lists = [part for part in _nodes(node, deep=3) if part.type == "parameter_list"]
+            parameters[_function_name(node)] = sum(
+                part.type == "variable" and _is_bound(part) for one in lists for part in _nodes(one)
+            )
         elif node.type == "assignment_expression" and _function(node) is None:
             for variable in _assigned(node):
                 variables[_name(variable).lower()] = _name(variable)
-    return Script(root, marks, variables)
+    return Script(root, marks, parameters, variables)
 
 
 # ---------------------------------------------------------------- rules
@@ -180,6 +187,8 @@ def _command_faults(node: Node, script: Script) -> Iterator[str]:
         mark = script.marks[name]
         if mark and not (_mark_of(node, script) == mark or _is_guarded(node, _GUARDS[mark])):
             yield f"{mark}, but nothing asks before it is called"
+        if _arguments(node) > script.parameters[name]:
+            yield f"more arguments than {name} has parameters"
         return
     known = CMDLETS | (CMDLETS_LATER if _mark_of(node, script) == SINCE else {})
     if name not in known:
@@ -219,11 +228,39 @@ def _variable_faults(node: Node, script: Script) -> Iterator[str]:
     if name in VARIABLES_LATER:
         yield "variable of a later version"
     if not _is_bound(node):
+        if not _is_known(node, script):
+            yield "a variable that is set nowhere"
         return
     if name in AUTOMATIC:
         yield "automatic variable"
     if ":" not in _text(node) and _function(node) is not None and name in script.variables:
         yield f"hides the script's own ${script.variables[name]}"
+
+
+def _is_known(node: Node, script: Script) -> bool:
+    """Whether the variable is one of the function's, the script's, or PowerShell's own."""
+    name, text = _name(node).lower(), _text(node).lower()
+    if text.startswith("$env:") or name in READABLE:
+        return True
+    function = _function(node)
+    if name in script.variables and (function is None or text.startswith("$script:") or ":" not in text):
+        return True
+    around = function or script.root
+    return any(
+        other.type == "variable"
+        and _name(other).lower() == name
+        and _is_bound(other)
+        and ":" not in _text(other)
+        for other in _nodes(around)
+        if function is not None or _function(other) is None
+    )
+
+
+def _arguments(command: Node) -> int:
+    """How many are given by position."""
+    elements = [part for part in command.children if part.type == "command_elements"]
+    skipped = ("command_argument_sep", "redirection", "command_parameter")
+    return sum(part.type not in skipped for one in elements for part in one.children)
 
 
 def _is_bound(node: Node) -> bool:

@@ -90,6 +90,12 @@ BAD = [
         "# full language: x\nfunction A { $a.Foo() }\nfunction Test-Command($n) { $n }\n"
         "if (Test-Command 'x') { A }",
     ),
+    ("a variable that is set nowhere", "function A($path) { $paht }"),
+    ("a variable that is set nowhere", "function A { $b = 1 }\nfunction B { $b }"),
+    ("a variable that is set nowhere", "function A { $script:Nothing }"),
+    ("a variable that is set nowhere", 'function A { "x $nothing" }'),
+    ("more arguments than", "function A($x) { $x }\nA 1 2"),
+    ("more arguments than", "function A { 1 }\n$y = A 'x'"),
     ("command", "# since 5.0\nfunction A { Get-Disk -Number 1 }"),
 ]
 
@@ -110,6 +116,7 @@ GOOD = [
     "$name, $value = 'a=b' -split '=', 2",
     "if (@($a).Count -gt 0) { 1 }",
     "$Stages = @(1)\nfunction A { $script:Stages = @() }",
+    "function A($z) { foreach ($y in @($z)) { & { $y + $z + $_ + $env:x + $true } } }\nA (1 + 2)",
     "$States = @{}\nfunction A { $States['x'] = 1 }",
     "Get-ChildItem -Path 'x' | Where-Object { $_.Name }",
 ]
@@ -117,7 +124,7 @@ GOOD = [
 
 @pytest.mark.parametrize("text", GOOD)
 def test_the_lint_lets_pass(text: str) -> None:
-    assert lint(text) == []
+    assert lint("$a = $b = $c = $x = 1\n" + text) == []
 
 
 @pytest.mark.parametrize("name", sorted(CMDLETS_LATER))
