@@ -20,9 +20,10 @@ from pathlib import Path
 
 from bench.adapt import PEER_PACKAGES, acceleration, appliance, changed_bytes
 from bench.cost import Cost, measure
-from bench.phony_windows import MIB, build, program, service_start
+from bench.phony_windows import build, service_start
 from refloat.command import run
 from tests.windows import driverset
+from tests.windows.disks import MIB, program
 
 AIM = 100  # times less CPU than the peer
 # What the peer runs at the guest's first boot. Debian has no package of it: the stand-ins are never run here.
@@ -84,7 +85,7 @@ def _copy(original: Path, copy: Path) -> Path:
 def _tools(directory: Path) -> Path:
     directory.mkdir()
     for name in _PEER_TOOLS:
-        (directory / name).write_bytes(program(machine=0x14C))
+        (directory / name).write_bytes(program("x86"))
     return directory
 
 
@@ -92,7 +93,7 @@ def _domain(disk: Path) -> Path:
     file = disk.with_suffix(".xml")
     file.write_text(
         "<domain type='qemu'><name>win2022</name><memory>2097152</memory><vcpu>2</vcpu>"
-        "<os firmware='efi'><type arch='x86_64'>hvm</type></os><devices>"
+        "<os><type arch='x86_64'>hvm</type></os><devices>"
         f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>"
         "<target dev='sda' bus='sata'/></disk></devices></domain>"
     )
@@ -101,7 +102,7 @@ def _domain(disk: Path) -> Path:
 
 def _data(rows: list[Row]) -> Mapping[str, object]:
     return {
-        "guest": "a phony Windows Server 2022, UEFI",
+        "guest": "a phony Windows Server 2022, BIOS",
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
         "acceleration": acceleration(),

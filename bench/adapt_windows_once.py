@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 from refloat import drivers
-from refloat.adapt import CHANNEL
 from refloat.guest.adapt import adapt
 from refloat.guest.inspect import inspect
 from refloat.model import (
@@ -22,6 +21,8 @@ from refloat.model import (
     WindowsRequest,
 )
 
+# Not from refloat.adapt: with it comes the hub, whose database is not part of an adaptation.
+CHANNEL = "org.refloat.report.0"
 MAC = "00:50:56:aa:bb:cc"
 
 

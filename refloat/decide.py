@@ -202,8 +202,11 @@ def plan_nics(
     """
     if windows:
         places = [replace(place, nic=replace(place.nic, guest_name="")) for place in places]
-        planned = plan_nics(places, configs, _without_pins(policy))
-        return tuple(_new_to_windows(nic) for nic in planned)
+        # Nor does an entry shadow another there, as a file of networkd's does.
+        plain = [replace(config, sources=()) for config in configs]
+        planned = plan_nics(places, plain, _without_pins(policy))
+        rules = {place.nic.mac: place.rules for place in places}
+        return tuple(_new_to_windows(nic, configs, policy, bool(rules[nic.source_mac])) for nic in planned)
     matches = match_nics([place.nic for place in places], configs)
     alone = len(places) == 1
     return tuple(_plan_nic(place, matches[place.nic.mac], configs, policy, alone) for place in places)
@@ -214,13 +217,23 @@ def _without_pins(policy: Policy) -> Policy:
     return replace(policy, pin_names=PinNames.NEVER, nics=rules)
 
 
-def _new_to_windows(nic: PlannedNic) -> PlannedNic:
-    """Says what becomes of an adapter whose old configuration stays behind with the old adapter."""
+def _new_to_windows(
+    nic: PlannedNic, configs: Sequence[NicConfig], policy: Policy, elsewhere: bool
+) -> PlannedNic:
+    """Says what becomes of an adapter whose old configuration stays behind with the old adapter: its own name
+    servers are restored beside DHCP, unless it is `elsewhere`, in another subnet."""
+    own = [one.sources for one in configs if nic.config and one.name == nic.config.name]
+    if nic.config and len(own) == 1:
+        nic = replace(nic, config=replace(nic.config, sources=own[0]))
     if nic.mode is not NetworkMode.PRESERVE:
         return nic
     said = nic.reason.partition("; nothing ties")[0]
-    own = f", without its own servers {', '.join(nic.config.dns)}" if nic.config and nic.config.dns else ""
-    return replace(nic, reason=f"{said}; Windows starts a new adapter with DHCP{own}")
+    dns = ", ".join(nic.config.dns) if nic.config and nic.config.method is NicMethod.DHCP else ""
+    wanted = policy.nic(nic.source_mac).network or policy.network
+    if dns and wanted is NetworkMode.RESTORE and not elsewhere:
+        return replace(nic, mode=wanted, reason=f"{said}, but its own name servers {dns}")
+    without = f", without its own name servers {dns}" if dns else ""
+    return replace(nic, reason=f"{said}; Windows starts a new adapter with DHCP{without}")
 
 
 def _plan_nic(

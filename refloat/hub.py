@@ -28,6 +28,7 @@ from refloat.model import (
     Mode,
     OperatorDecision,
     Plan,
+    StatusChange,
     SyncPoint,
     TargetState,
     Verdict,
@@ -268,6 +269,11 @@ class Hub:
         """What was decided about the guest, and what was found in the end; None where not yet."""
         plan = self.store.load(job_id, "plan", Plan)
         return (plan.decision if plan else None), self.store.load(job_id, "verdict", Verdict)
+
+    def remediation(self, job_id: str) -> StatusChange | None:
+        """What became of the guest's remediation so far; None before anything was decided about it."""
+        known = self.store.load(job_id, "remediation", tuple[StatusChange, ...])
+        return known[-1] if known else None
 
     def evidence(self, job_id: str) -> dict[str, Any]:
         """The bundle as data. Its seal is kept: a file that says otherwise did not come from here."""

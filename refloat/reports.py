@@ -46,7 +46,8 @@ class ReportRejected(RefloatError):
 class Lines:
     """Splits a byte stream into lines of at most `REPORT_LIMIT`; a longer one is dropped whole.
 
-    Blank lines say nothing: the guest begins with one, to end what an interrupted write left.
+    Blank lines say nothing: the guest begins with one, to end what an interrupted write left. Windows ends
+    its lines with CR LF.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class Lines:
             if not newline:
                 break
             self._buffer = rest
-            if line and not self._skipping and len(line) <= REPORT_LIMIT:
+            if line.strip() and not self._skipping and len(line) <= REPORT_LIMIT:
                 yield line
             self._skipping = False
         if len(self._buffer) > REPORT_LIMIT:

@@ -18,9 +18,12 @@ DEBIAN_PACKAGES=(
     qemu-system-x86 qemu-utils seabios ipxe-qemu ovmf
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     python3 python3-venv python3-libvirt python3-libnbd python3-hivex
-    mmdebstrap ca-certificates openssh-client e2fsprogs fdisk mount util-linux kmod cpio tar
+    mmdebstrap ca-certificates openssh-client e2fsprogs fdisk ntfs-3g mtools mount util-linux kmod cpio tar
     zstd xz-utils lz4 procps
 )
+
+# What the tests need beyond that. Wine (0.7 GB) runs the launcher of a recovered Windows guest for real.
+DEV_PACKAGES=(wine64)
 
 # Room for the packages, two images, their package caches, a lab with its replica, and the tests' copies.
 NEEDED_GB=12

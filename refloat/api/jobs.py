@@ -18,6 +18,7 @@ from refloat.api.schemas import (
     EventsOut,
     JobDetail,
     JobOut,
+    RemediationOut,
     StepOut,
     VerdictOut,
 )
@@ -48,6 +49,7 @@ def show_job(request: Request, job_id: Name) -> JobDetail:
         steps=[StepOut.model_validate(step) for step in hub.steps(job_id)],
         decision=_optional(DecisionOut, decision),
         verdict=_optional(VerdictOut, verdict),
+        remediation=_optional(RemediationOut, hub.remediation(job_id)),
     )
 
 

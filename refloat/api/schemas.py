@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from refloat.model import Action, FacetState, JobState, Mode, Observer, TargetState, Word
+from refloat.model import Action, FacetState, JobState, Mode, Observer, Remediation, TargetState, Word
 
 
 class _Record(BaseModel):
@@ -156,12 +156,21 @@ class DecisionOut(_Record):
     reasons: list[str]
 
 
+class RemediationOut(_Record):
+    """What became of what was staged in the guest, so far."""
+
+    at: str = Field(description="Since when; ISO 8601, UTC")
+    status: Remediation
+    why: str
+
+
 class JobDetail(JobOut):
     """A job with its steps, and its decision and verdict once there are any."""
 
     steps: list[StepOut]
     decision: DecisionOut | None
     verdict: VerdictOut | None
+    remediation: RemediationOut | None
 
 
 class EventOut(_Record):

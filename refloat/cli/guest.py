@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,18 @@ Adapters = Annotated[
 ]
 Network = Annotated[str, typer.Option("--network", help="restore, dhcp or preserve.")]
 Serial = Annotated[bool, typer.Option("--serial-console", help="Add a console on the serial port.")]
+Drivers = Annotated[
+    Path | None,
+    typer.Option("--drivers", metavar="ISO|DIR", help="Windows: virtio-win, as an ISO or a folder."),
+]
+Discard = Annotated[
+    bool,
+    typer.Option("--discard-hibernation", help="Windows: throw away the session of a hibernated system."),
+]
+Repair = Annotated[
+    bool,
+    typer.Option("--repair-ntfs", help="Windows: empty the log of a volume that was not closed (ntfsfix)."),
+]
 EvidenceDir = Annotated[
     Path, typer.Option("--evidence", metavar="DIR", help="Where the journal and the old contents are kept.")
 ]
@@ -84,12 +97,18 @@ def plan(
     adapter: Adapters = [],  # noqa: B006
     network: Network = "restore",
     serial_console: Serial = False,
+    drivers: Drivers = None,
+    discard_hibernation: Discard = False,
+    repair_ntfs: Repair = False,
     as_json: AsJson = False,
 ) -> None:
     """Print every change that `adapt` would make, as a diff. Nothing is changed."""
     from refloat.standalone import tool
 
     wishes = _wishes(bus, nic, adapter, network, serial_console, luks_key)
+    wishes = replace(
+        wishes, drivers=drivers, discard_hibernation=discard_hibernation, repair_ntfs=repair_ntfs
+    )
     done = tool.plan(_images(images, image_format), wishes, _host(trusted), _told)
     _print_adaptation(done, as_json, "would change")
 
@@ -106,6 +125,9 @@ def adapt(
     adapter: Adapters = [],  # noqa: B006
     network: Network = "restore",
     serial_console: Serial = False,
+    drivers: Drivers = None,
+    discard_hibernation: Discard = False,
+    repair_ntfs: Repair = False,
     as_json: AsJson = False,
 ) -> None:
     """Adapt the guest in place. If it is interrupted: run it again, or `undo`."""
@@ -113,6 +135,9 @@ def adapt(
     from refloat.standalone.evidence import Evidence
 
     wishes = _wishes(bus, nic, adapter, network, serial_console, luks_key)
+    wishes = replace(
+        wishes, drivers=drivers, discard_hibernation=discard_hibernation, repair_ntfs=repair_ntfs
+    )
     found = _images(images, image_format)
     done = tool.adapt(found, wishes, Evidence(evidence.absolute()), _host(trusted), _told)
     _print_adaptation(done, as_json, "changed")

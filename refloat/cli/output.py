@@ -111,7 +111,7 @@ def verdict_lines(verdict: dict[str, Any] | None) -> list[str]:
     lines = [f"verdict: {verdict['word']}", *(f"  - {reason}" for reason in reasons)]
     for facet in verdict["facets"]:
         kind = "required" if facet["required"] else "optional"
-        lines.append(f"  {facet['name']:<10} {facet['state']:<11} {kind}")
+        lines.append(f"  {facet['name']:<11} {facet['state']:<11} {kind}")
         for proof in facet["proofs"]:
             holds = "" if proof["holds"] else "does not hold: "
             lines.append(f"      {proof['observer']}: {holds}{proof['text']}")

@@ -32,6 +32,8 @@ def print_job(job: dict[str, Any]) -> None:
         say(f"decision: {job['decision']['action']}")
         for reason in job["decision"]["reasons"]:
             say(f"  - {reason}")
+    if job.get("remediation"):
+        say(f"remediation in the guest: {_remediation(job['remediation'])}")
     say()
     rows = [row for step in job["steps"] for row in (_step_row(step), *_earlier_rows(step))]
     table(("STEP", "PHASE", "STARTED", "TOOK", "RESULT"), rows, "no steps yet")
@@ -58,6 +60,10 @@ def _print_end(job: dict[str, Any]) -> None:
         say("application health is not proven by this verdict")
     if job["state"] in _NEXT:
         say(f"next: {_NEXT[job['state']].format(id=job['id'])}")
+
+
+def _remediation(found: dict[str, Any]) -> str:
+    return f"{found['status'].replace('_', ' ')} since {instant(found['at'])} UTC ({found['why']})"
 
 
 def _step_row(step: dict[str, Any]) -> tuple[str, ...]:

@@ -29,10 +29,8 @@ def simulate(
     for one in protected:
         world.protect(one)
     form = estate(world.directory, protected, {"report_deadline": 60})
-    settings = {
-        "data_dir": str((directory / "hub").resolve()),
-        "estate": str((directory / "estate.yaml").resolve()),
-    }
+    here = directory.resolve()
+    settings = {"data_dir": str(here / "hub"), "estate": str(here / "estate.yaml")}
     (directory / "estate.yaml").write_text(yaml.safe_dump(form, sort_keys=False))
     (directory / "refloat.yaml").write_text(yaml.safe_dump(settings))
     say(f"{vms} simulated VMs in {directory}")

@@ -14,6 +14,7 @@ from refloat import __version__
 from refloat.clock import now
 from refloat.codec import DecodeError, encode
 from refloat.evidence.chain import sealed
+from refloat.evidence.windows import UNPROVEN
 from refloat.model import (
     Adaptation,
     Fence,
@@ -26,6 +27,7 @@ from refloat.model import (
     RollbackPoint,
     Secrets,
     SourceVM,
+    StatusChange,
     SyncPoint,
     Verdict,
 )
@@ -54,6 +56,7 @@ RECORDS: dict[str, Any] = {
     "promoted": Hardware,
     "findings": Findings,
     "reports": tuple[GuestReport, ...],
+    "remediation": tuple[StatusChange, ...],
     "verdict": Verdict,
     "decisions": tuple[OperatorDecision, ...],
     "policy": Policy,
@@ -83,6 +86,7 @@ def bundle(store: Store, job_id: str, data_dir: Path) -> dict[str, Any]:
         "refloat": __version__,
         "generated": now(),
         "limits": LIMITS,
+        "unproven": list(UNPROVEN) if (records["facts"] or {}).get("windows") else [],
         "job": encode(job),
         "decision": (records["plan"] or {}).get("decision"),
         **records,

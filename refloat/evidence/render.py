@@ -19,9 +19,9 @@ MARKS = {
     "none": "\N{EN DASH}",
 }
 _TONES = {
-    "good": {"succeeded", "verified", "committed", "ready", "adapt", "skip"},
+    "good": {"succeeded", "verified", "committed", "ready", "adapt", "skip", "done", "not_required"},
     "warn": {
-        *("partial", "unverified"),
+        *("partial", "unverified", "scheduled", "running", "awaiting_reboot", "pending", "skipped"),
         *("awaiting_commit", "test_active", "committing", "rolling_back", "rolled_back"),
     },
     "bad": {"failed", "refused", "blocked", "refuse", "error"},
@@ -50,7 +50,14 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        size=size, span=span, instant=instant, tone=tone, mark=mark, words=words, diff=diff_lines
+        size=size,
+        span=span,
+        instant=instant,
+        tone=tone,
+        mark=mark,
+        words=words,
+        diff=diff_lines,
+        registry=value_lines,
     )
     environment.globals.update(long_diff=_LONG_DIFF)
     return environment.get_template("evidence.html.j2")
@@ -75,6 +82,24 @@ def diff_lines(text: str) -> list[tuple[str, str]]:
     shown = [(_diff_class(line), line) for line in lines[:_LONGEST_DIFF]]
     if len(lines) > _LONGEST_DIFF:
         shown.append(("hunk", f"... {len(lines) - _LONGEST_DIFF} more lines are in evidence.json"))
+    return shown
+
+
+def value_lines(values: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(class, line) of changed registry values, key by key as in a .reg file, with the signs of a diff."""
+    shown: list[tuple[str, str]] = []
+    key = None
+    for value in values:
+        if value["key"] != key:
+            key = value["key"]
+            shown.append(("hunk", f" [{key}]"))
+        name = "@" if value["name"] == "" else f'"{value["name"]}"'
+        for kind, sign, state in (("minus", "-", value["before"]), ("plus", "+", value["after"])):
+            if state is not None:
+                shown.append((kind, f"{sign}{'the key' if value['name'] is None else f'{name}={state}'}"))
+    if len(shown) > _LONGEST_DIFF:
+        more = len(shown) - _LONGEST_DIFF
+        shown[_LONGEST_DIFF:] = [("hunk", f"... {more} more lines are in evidence.json")]
     return shown
 
 

@@ -210,7 +210,7 @@ def _facts_before(run_dir: Path, look: Callable[[], GuestFacts]) -> GuestFacts:
     path = run_dir / "facts.json"
     if not path.exists() or not has_begun(run_dir):
         facts = look()
-        check(facts)
+        check_problems(facts)
         write_durably(path, json.dumps(encode(facts)).encode())
     return decode(GuestFacts, json.loads(path.read_bytes()))
 

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,8 @@ class ApplianceHost:
     def repair(self, found: Found, mountpoint: Path, *, session: bool) -> None:
         try:
             if session:
+                with suppress(RuntimeError):  # it empties the log, and fails as the session is still there
+                    self._g.ntfsfix(found.node)
                 self._g.mount_vfs(DISCARD_OPTIONS, NTFS_DRIVER, found.node, "/")
                 self._g.umount_all()
             self._g.ntfsfix(found.node)

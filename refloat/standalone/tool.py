@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from refloat import drivers
 from refloat.codec import decode
 from refloat.decide import Place, plan_nics
 from refloat.errors import Refused
@@ -32,6 +33,7 @@ from refloat.model import (
     PlannedDisk,
     Secrets,
     SourceNic,
+    WindowsRequest,
 )
 from refloat.policy import Policy
 from refloat.standalone.evidence import FORMAT, Evidence, ImageRecord, Record, State
@@ -53,7 +55,8 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the guest is to be adapted for. `keys`: passphrases by the UUID of the LUKS container."""
+    """What the guest is to be adapted for. `keys`: passphrases by the UUID of the LUKS container.
+    For Windows, `drivers` is a virtio-win ISO or folder; the other two say what may be lost."""
 
     bus: DiskBus = DiskBus.VIRTIO_BLK
     nic: NicModel = NicModel.VIRTIO
@@ -61,6 +64,9 @@ class Wishes:
     policy: Policy = field(default_factory=Policy)
     serial_console: bool = False
     keys: dict[str, str] = field(default_factory=dict, repr=False)
+    drivers: Path | None = None
+    discard_hibernation: bool = False
+    repair_ntfs: bool = False
 
 
 def inspect(images: Sequence[Image], wishes: Wishes, host: Host) -> GuestFacts:
@@ -73,7 +79,7 @@ def plan(images: Sequence[Image], wishes: Wishes, host: Host, progress: Progress
     """The adaptation as it would be, made on an overlay that is thrown away."""
     with _work() as work:
         facts = inspect(images, wishes, host)
-        request = _request(images, wishes, facts, "guest-plan")
+        request = _with_drivers(_request(images, wishes, facts, "guest-plan"), wishes, facts, work)
         with opened(images, work / "disks", writable=False) as devices:
             return adapt_guest(request, devices, facts, work / "run", progress, host=host)
 
@@ -100,6 +106,7 @@ def adapt(
     request = replace(record.request, luks_keys=wishes.keys)
     evidence.save(record)
     with _work() as work, opened(images, work, writable=True) as devices:
+        request = _with_drivers(request, wishes, facts, work)
         done = adapt_guest(request, devices, facts, evidence.run_dir, progress, host=host)
         marks = _marks(devices, done.facts, wishes, host)
     evidence.save(replace(record, state=State.ADAPTED, marks=marks, adaptation=done))
@@ -159,7 +166,40 @@ def _request(images: Sequence[Image], wishes: Wishes, facts: GuestFacts, job: st
         report_deadline=wishes.policy.report_deadline,
         serial_console=wishes.serial_console,
         luks_keys=wishes.keys,
+        windows=_windows(wishes, facts, keys),
     )
+
+
+def _windows(wishes: Wishes, facts: GuestFacts, disks: Sequence[str]) -> WindowsRequest | None:
+    """What a Windows guest needs besides; None for others, and for one that will be refused."""
+    if facts.windows is None or facts.problems:
+        return None
+    return WindowsRequest(
+        drivers=drivers.choose(_driver_set(wishes), facts.windows.version, facts.windows.architecture),
+        drivers_dir="",
+        discard_hibernation=wishes.discard_hibernation,
+        repair_dirty=wishes.repair_ntfs,
+        online_disks=tuple(disks),
+    )
+
+
+def _driver_set(wishes: Wishes) -> Path:
+    if wishes.drivers is None:
+        raise Refused(
+            "this is a Windows guest, which has no drivers for the destination",
+            code="drivers_missing",
+            hint="download virtio-win.iso from the virtio-win project, and name it with --drivers",
+        )
+    return wishes.drivers
+
+
+def _with_drivers(request: AdaptRequest, wishes: Wishes, facts: GuestFacts, work: Path) -> AdaptRequest:
+    """The request with the files of its drivers beside it; they are proven to be those that were chosen."""
+    if request.windows is None or facts.windows is None:
+        return request
+    folder = work / "drivers"
+    drivers.extract(_driver_set(wishes), request.windows.drivers, facts.windows.version, folder)
+    return replace(request, windows=replace(request.windows, drivers_dir=str(folder)))
 
 
 def _marks(devices: dict[str, str], facts: GuestFacts, wishes: Wishes, host: Host) -> dict[str, str]:

@@ -50,8 +50,19 @@ class SimulatedGuest:
     A row: (status, boot, restarts asked for, stages done). `states` overrides the state of stages.
     """
 
-    def __init__(self, world: World, job: str, *rows: tuple[Remediation, int, int, int]) -> None:
+    def __init__(
+        self,
+        world: World,
+        job: str,
+        *rows: tuple[Remediation, int, int, int],
+        mac: str = MAC,
+        disk: str = "rf-sda",
+        config: NicConfig = NIC,
+        secrets: dict[str, str] | None = None,
+    ) -> None:
         self._world, self._job, self._rows = world, job, list(rows)
+        self._mac, self._disk, self._config = mac, disk, config
+        self._given = secrets
         self._states: dict[str, str] = {}
 
     def stage_is(self, name: str, state: str) -> SimulatedGuest:
@@ -68,13 +79,13 @@ class SimulatedGuest:
         return [b"SeaBIOS (version 1.16.2)\r\n\x1b[2J", *(b"\0" + part for part in self.speak())]
 
     def _line(self, number: int, row: tuple[Remediation, int, int, int]) -> bytes:
-        secrets = self._world.store.load(self._job, "secrets", Secrets)
-        assert secrets is not None
         status, boot, reboots, done = row
+        addresses = list(self._config.addresses)
+        secrets = self._given or self._known_to_the_hub()
         data = {
             "v": 1,
-            "token": secrets.token,
-            "nonce": secrets.nonce,
+            "token": secrets["TOKEN"],
+            "nonce": secrets["NONCE"],
             "job": self._job,
             "seq": boot * 1000 + number,
             "stage": STAGES[min(done, len(STAGES) - 1)],
@@ -85,16 +96,22 @@ class SimulatedGuest:
             "uptime": 61,
             "root_device": "C:",
             "kernel": "10.0.20348",
-            "mounts": [{"mountpoint": "C:", "mounted": True, "device": "rf-sda"}],
-            "nics": [{"mac": MAC.upper(), "name": "Ethernet", "up": True, "addresses": list(NIC.addresses)}],
-            "gateway": NIC.gateway,
+            "mounts": [{"mountpoint": "C:", "mounted": True, "device": self._disk}],
+            "nics": [{"mac": self._mac.upper(), "name": "Ethernet", "up": True, "addresses": addresses}],
+            "gateway": self._config.gateway,
             "gateway_answers": True,
-            "dns": list(NIC.dns),
+            "dns": list(self._config.dns),
             "drivers": ["viostor", "netkvm"],
             "problems": [],
             "cleaned": status not in (Remediation.RUNNING, Remediation.AWAITING_REBOOT),
         }
         return json.dumps(data).encode() + b"\r\n"
+
+    def _known_to_the_hub(self) -> dict[str, str]:
+        """Where no disk holds them. Asked when the guest speaks: a job makes them in preflight."""
+        found = self._world.store.load(self._job, "secrets", Secrets)
+        assert found is not None
+        return {"TOKEN": found.token, "NONCE": found.nonce}
 
     def _stages(self, done: int) -> list[dict[str, Any]]:
         return [

@@ -8,7 +8,7 @@ Windows use any of it, so a half-done adaptation boots as before.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,11 @@ def change(
 ) -> None:
     """Every change to a mounted Windows guest. Raises Refused before the first one."""
     windows, _ = _of_windows(request, facts)
-    files = _files(tree, request, facts, check(request, facts))
-    registry = _edited(tree, files.staged, windows)
+    loaded = check(request, facts)
+    registry = Registry(tree, windows.system_root)
+    kept = _kept(tree, registry, windows)
+    files = _files(tree, request, facts, loaded, kept)
+    _edit(registry, files.staged, windows, kept)
     _check_space(tree, files, windows)
 
     _write_drivers(journal, files, windows)
@@ -123,7 +126,17 @@ def _buses(windows: WindowsFacts, version: Version) -> tuple[DiskBus, ...]:
 # ---------------------------------------------------------------- before the first change
 
 
-def _files(tree: Tree, request: AdaptRequest, facts: GuestFacts, loaded: Loaded) -> _Files:
+def _kept(tree: Tree, registry: Registry, windows: WindowsFacts) -> frozenset[str]:
+    """The storage drivers that the guest's administrator has installed: their programs are left as they are,
+    as are the packages to which they belong."""
+    found = storage.installed(registry.system, registry.control_set)
+    paths_of = {name: paths.find(tree, f"{windows.system_root}/{path}") for name, path in found.items()}
+    return frozenset(name for name, path in paths_of.items() if path and tree.is_file(path))
+
+
+def _files(
+    tree: Tree, request: AdaptRequest, facts: GuestFacts, loaded: Loaded, kept: Container[str]
+) -> _Files:
     windows, _ = _of_windows(request, facts)
     folder = f"{windows.system_root}/{staging.FOLDER}/{staging.DRIVERS}"
     uefi = facts.firmware is Firmware.UEFI
@@ -133,6 +146,7 @@ def _files(tree: Tree, request: AdaptRequest, facts: GuestFacts, loaded: Loaded)
                 loaded, driver
             )
             for driver in storage.MINIPORTS
+            if driver.service not in kept
         },
         drivers={f"{folder}/{path}": content for path, content in loaded.files.items()},
         staged=staging.stage(request, facts),
@@ -148,11 +162,12 @@ def _program(loaded: Loaded, driver: storage.Miniport) -> bytes:
     return program
 
 
-def _edited(tree: Tree, staged: staging.WindowsStaged, windows: WindowsFacts) -> Registry:
-    """The hives with every change, in memory."""
-    registry = Registry(tree, windows.system_root)
+def _edit(
+    registry: Registry, staged: staging.WindowsStaged, windows: WindowsFacts, kept: Container[str]
+) -> None:
+    """Every change to the hives, in memory."""
     control_set = registry.control_set
-    storage.change(registry.system, control_set, row_of(windows.version), windows.architecture)
+    storage.change(registry.system, control_set, row_of(windows.version), windows.architecture, kept)
     settings.change_system(registry.system, control_set)
     for row in staged.service:
         registry.system.set(f"{control_set}\\Services\\{row.key}", row.name, row.value)
@@ -160,7 +175,6 @@ def _edited(tree: Tree, staged: staging.WindowsStaged, windows: WindowsFacts) ->
     boot = registry.bcd
     if boot is not None:
         bcd.change(boot)
-    return registry
 
 
 def _check_space(tree: Tree, files: _Files, windows: WindowsFacts) -> None:

@@ -19,6 +19,7 @@ from refloat.guest.windows.keys import BOUNDARY, key_path, value_path
 from refloat.guest.windows.regf import Regf, damaged, fold, opened
 from refloat.guest.windows.values import Value
 from refloat.model import ValueChange
+from refloat.text import safe
 
 
 @dataclass
@@ -69,6 +70,16 @@ class Hive:
         found = self._find(key)
         entry = self._values(found).get(fold(name)) if found else None
         return entry[1] if entry else None
+
+    def number(self, key: str, name: str) -> int | None:
+        """A number, or None where there is none."""
+        value = self.get(key, name)
+        return value.number if value else None
+
+    def string(self, key: str, name: str) -> str:
+        """A text of at most 256 characters that can be shown; empty where there is none."""
+        value = self.get(key, name)
+        return safe(value.string or "")[:256].strip() if value else ""
 
     # ------------------------------------------------------------ changing
 

@@ -96,12 +96,16 @@ def _base_of(hive: bytes, logs: Sequence[_Log]) -> bytes:
 def _chain(name: str, head: Header, logs: Sequence[_Log]) -> list[_Entry]:
     """The entries that the hive still lacks, in their order.
 
-    The numbers of entries follow each other, from one log into the other too. An entry that is torn ends its
-    log: it was being written. But nothing may come after such a gap.
+    A log counts if it was begun when the hive was last whole or later; where the hive's own base block is
+    torn, the latest log alone counts (as in Windows). The numbers of entries follow each other, from one log
+    into the other too: where they do not, Windows would leave out the later log, here nothing is guessed.
     """
+    latest = sorted(logs, key=lambda log: log.sequence)
     chain: list[_Entry] = []
-    for log in sorted(logs, key=lambda log: log.sequence):
-        entries = [one for one in _entries(log) if not head.intact or one.sequence >= head.sequence[1]]
+    for log in latest if head.intact else latest[-1:]:
+        if head.intact and log.sequence < head.sequence[1]:
+            continue
+        entries = list(_entries(log))
         if chain and entries and entries[0].sequence != chain[-1].sequence + 1:
             raise _incomplete(name, "its logs do not follow each other")
         chain += entries
@@ -109,6 +113,7 @@ def _chain(name: str, head: Header, logs: Sequence[_Log]) -> list[_Entry]:
 
 
 def _entries(log: _Log) -> Iterator[_Entry]:
+    """An entry that is torn ends its log: it was being written."""
     at, expected = _SECTOR, log.sequence
     while (found := _entry(log.content, at)) is not None:
         entry, size = found

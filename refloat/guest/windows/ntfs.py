@@ -26,6 +26,7 @@ _CLEAN = 0x0002  # of a restart area
 _NO_CLIENT = 0xFFFF
 _PAGE = 4096  # of the log: restart pages are at 0 and one page further
 _SECTOR = 512  # what a fix-up is for, whatever the disk's sectors are
+_SECTORS = 1 << 50
 _RECORD_LIMIT = 64 * 1024
 
 
@@ -38,7 +39,7 @@ class NtfsDamaged(Refused):
 @dataclass(frozen=True)
 class NtfsState:
     """`marked`: it is to be checked at the next start. `unclean`: its log holds changes that are not in the
-    files yet; `cached`: and Windows may have more of them in a hibernated session (Fast Startup)."""
+    files yet; `cached`: as 8 and later leave it while they run, or keep a session (Fast Startup)."""
 
     marked: bool = False
     unclean: bool = False
@@ -58,10 +59,18 @@ class NtfsState:
 
 @dataclass(frozen=True)
 class _Volume:
-    read: Read
+    device: Read
+    size: int  # bytes
     cluster: int  # bytes
     mft: int  # bytes from the volume's start
     record: int  # bytes
+
+    def read(self, offset: int, length: int) -> bytes:
+        """All of it, or NtfsDamaged."""
+        content = self.device(offset, length) if 0 <= offset <= self.size - length else b""
+        if len(content) != length:
+            raise _damaged("something of its own lies outside of it")
+        return content
 
 
 def is_bitlocker(read: Read) -> bool:
@@ -99,15 +108,16 @@ def _volume(read: Read) -> _Volume:
     if len(boot) < _SECTOR or boot[3:11] != b"NTFS    ":
         raise _damaged("it has no boot sector of NTFS")
     sector, per_cluster = struct.unpack_from("<HB", boot, 11)
+    sectors = struct.unpack_from("<Q", boot, 40)[0]
     mft, per_record = struct.unpack_from("<Q", boot, 48)[0], struct.unpack_from("<b", boot, 64)[0]
     # From 0xF4 on it is a power of two, negated: clusters of 128 KiB and more.
     cluster = sector << (256 - per_cluster) if per_cluster >= 0xF4 else sector * per_cluster
     record = cluster * per_record if per_record > 0 else 1 << -per_record
-    if sector not in (512, 1024, 2048, 4096) or not 0 < cluster <= 2 * 1024 * 1024:
+    if sector not in (512, 1024, 2048, 4096) or not 0 < cluster <= 2 * 1024 * 1024 or sectors > _SECTORS:
         raise _damaged("its boot sector has impossible sizes")
     if not _SECTOR <= record <= _RECORD_LIMIT or record % _SECTOR:
         raise _damaged("its boot sector has an impossible size of records")
-    return _Volume(read, cluster, mft * cluster, record)
+    return _Volume(read, sectors * sector, cluster, mft * cluster, record)
 
 
 def _raw(volume: _Volume, number: int) -> bytes:
@@ -199,8 +209,10 @@ def _log_state(start: bytes, marked: bool) -> NtfsState:
     if not areas:
         return NtfsState(marked, unclean=True)
     newest = max(areas, key=lambda area: area.lsn)
+    # Windows 8 and later turn the log back to version 1 when they close the volume.
+    cached = newest.version >= 2
     open_now = newest.client != _NO_CLIENT and not newest.flags & _CLEAN
-    return NtfsState(marked, unclean=open_now, cached=open_now and newest.version >= 2)
+    return NtfsState(marked, unclean=open_now or cached, cached=cached)
 
 
 @dataclass(frozen=True)

@@ -159,12 +159,17 @@ class Regf:
         if size & _INLINE:
             begin = BASE + cell + 12
             return self.content[begin : begin + (size & ~_INLINE)]
-        if size > SEGMENT and self.content[BASE + where + 4 : BASE + where + 6] == b"db":
+        if not size:
+            return b""
+        if size > self._room(where):
             count, parts = struct.unpack_from("<HI", self.content, BASE + where + 6)
             cells = struct.unpack_from(f"<{count}I", self.content, BASE + parts + 4)
             whole = b"".join(self.content[BASE + part + 4 : BASE + part + 4 + SEGMENT] for part in cells)
             return whole[:size]
-        return self.content[BASE + where + 4 : BASE + where + 4 + size] if size else b""
+        return self.content[BASE + where + 4 : BASE + where + 4 + size]
+
+    def _room(self, cell: int) -> int:
+        return -int(struct.unpack_from("<i", self.content, BASE + cell)[0]) - 4
 
 
 def _name(content: bytes, begin: int, length: int, ascii_name: int) -> str:
@@ -192,7 +197,7 @@ class _Check:
         self._content = content
         self._head = head
         self._state = bytearray(head.size // 8)
-        self._keys_of: dict[int, int] = {}  # security cell -> keys that use it
+        self._securities: set[int] = set()
 
     def _bad(self, why: str, where: int) -> HiveDamaged:
         return damaged(self._name, f"{why} at {where:#x}")
@@ -228,8 +233,8 @@ class _Check:
                 raise self._bad("keys are nested too deep", key)
             for child in self._key(key, parent):
                 waiting.append((child, key, depth + 1))
-        for cell, users in self._keys_of.items():
-            self._security(cell, users)
+        for cell in self._securities:
+            self._security(cell)
 
     def _take(self, cell: int, need: int, what: str) -> int:
         """The bytes that a cell has for its record. Each belongs to one place only."""
@@ -262,7 +267,7 @@ class _Check:
         if class_at != NIL and class_length:
             self._take(class_at, class_length, "a class name")
         if security != NIL:
-            self._keys_of[security] = self._keys_of.get(security, 0) + 1
+            self._securities.add(security)
         if values and not flags & _PREDEFINED:
             self._values(values, values_at)
         return self._subkeys(subkeys, where) if subkeys else []
@@ -322,15 +327,13 @@ class _Check:
             self._take(part, min(left, SEGMENT), "a part of a value")
             left -= min(left, SEGMENT)
 
-    def _security(self, cell: int, users: int) -> None:
-        """Security cells are shared, and form a ring."""
+    def _security(self, cell: int) -> None:
+        """Security cells are shared, and form a ring. How many keys use one, Windows counts anew."""
         self._is_security(cell)
-        forward, back, references, size = struct.unpack_from("<IIII", self._content, BASE + cell + 8)
+        forward, back, _, size = struct.unpack_from("<IIII", self._content, BASE + cell + 8)
         room = -struct.unpack_from("<i", self._content, BASE + cell)[0] - 4
         if size > room - 20:
             raise self._bad("a security descriptor is larger than its cell", cell)
-        if references < users:
-            raise self._bad("a security descriptor has more users than it knows", cell)
         self._is_security(forward)
         self._is_security(back)
 

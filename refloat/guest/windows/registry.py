@@ -56,6 +56,10 @@ class Registry:
         name = f"ControlSet{current.number:03}" if current and current.number is not None else ""
         if not self.system.has(name) or not name:
             raise damaged("SYSTEM", "it does not say which control set is the current one")
+        # The next start is by the default one. Another is there only between a failed start and a good one.
+        default = self.system.get("Select", "Default")
+        if default is not None and default != current:
+            raise damaged("SYSTEM", "its next start would be from another control set than the current one")
         return name
 
     def commit(self, journal: Journal, reason: str) -> None:

@@ -15,7 +15,7 @@ from refloat.errors import Failed
 from refloat.guest.probe import Found
 
 _TIMEOUT = 600.0
-DISCARD_OPTIONS = "rw,nosuid,nodev,noexec,noatime,recover,remove_hiberfile"
+DISCARD_OPTIONS = "rw,nosuid,nodev,noexec,noatime,norecover,remove_hiberfile"
 
 
 def repair(found: Found, mountpoint: Path, *, session: bool) -> None:
@@ -25,6 +25,8 @@ def repair(found: Found, mountpoint: Path, *, session: bool) -> None:
     """
     with _node(found) as node:
         if session:
+            # Empties the log, says that it failed, as the session is still there, and lets that be removed.
+            run(["ntfsfix", node], timeout=_TIMEOUT, check=False)
             mountpoint.mkdir(parents=True, exist_ok=True)
             _run(found, ["mount", "-w", "-t", "ntfs-3g", "-o", DISCARD_OPTIONS, node, str(mountpoint)])
             _run(found, ["umount", str(mountpoint)])

@@ -10,7 +10,9 @@ removes them (`stubs` names their keys), for they would block an in-place upgrad
 
 from __future__ import annotations
 
+import re
 import uuid
+from collections.abc import Container
 from dataclasses import dataclass
 
 from refloat.errors import Refused
@@ -23,6 +25,10 @@ DATABASE = "DriverDatabase"
 # What Windows itself made in it: where one is missing, the database is not what it should be.
 PARTS = ("DeviceIds\\PCI", "DriverInfFiles", "DriverPackages")
 _CONFIGURATION = "refloat_conf"
+# A driver's ImagePath, relative to the system root in each of its spellings; no ".." in it.
+_PROGRAM = re.compile(
+    r"(?:\\SystemRoot\\|%SystemRoot%\\)?(system32(?:\\(?!\.)[A-Za-z0-9._-]{1,100}){1,6}\.sys)", re.IGNORECASE
+)
 # How well an id fits: by all of the device's numbers, or by vendor and device alone.
 _FULL, _SHORT = Value.binary(bytes.fromhex("01ff0000")), Value.binary(bytes.fromhex("02ff0000"))
 
@@ -44,13 +50,14 @@ class Miniport:
     def program(self) -> str:
         return f"{self.service}.sys"
 
+    def short(self) -> tuple[str, ...]:
+        """The ids by vendor and device alone."""
+        return tuple(device.partition("&SUBSYS_")[0] for device in self.devices)
+
     def ids(self) -> tuple[tuple[str, Value], ...]:
         """Full and short ids with their ranks."""
-        return tuple(
-            pair
-            for device in self.devices
-            for pair in ((device, _FULL), (device.partition("&SUBSYS_")[0], _SHORT))
-        )
+        pairs = zip(self.devices, self.short(), strict=True)
+        return tuple(pair for full, short in pairs for pair in ((full, _FULL), (short, _SHORT)))
 
 
 MINIPORTS = (
@@ -72,14 +79,41 @@ def label(inf: str, architecture: str) -> str:
     return f"{inf}_{architecture.lower()}_0000000000000000"
 
 
-def change(system: Hive, control_set: str, version: Version, architecture: str) -> None:
+def installed(system: Hive, control_set: str) -> dict[str, str]:
+    """Drivers that Windows has installed as packages of its own: service -> its program, below the system
+    root ("System32/drivers/viostor.sys"), if that is really there.
+
+    Their packages bind all devices. Known from DriverDatabase alone: what Windows 7 has is not looked at.
+    """
+    found = {}
+    for driver in MINIPORTS:
+        bound = (
+            set(system.values(f"{DATABASE}\\DeviceIds\\PCI\\{device}")) - {driver.inf}
+            for device in driver.short()
+        )
+        value = system.get(f"{control_set}\\Services\\{driver.service}", "ImagePath")
+        path = _PROGRAM.fullmatch((value.string or "") if value else "")
+        if all(bound) and path:
+            found[driver.service] = path.group(1).replace("\\", "/")
+    return found
+
+
+def change(
+    system: Hive, control_set: str, version: Version, architecture: str, kept: Container[str] = ()
+) -> None:
     """Every value of the SYSTEM hive by which Windows starts from virtio, SATA and NVMe.
 
-    Raises Refused (driver_database) where the hive has no place for the binding.
+    `kept` are services whose driver Windows has installed itself: they only have to start. Raises Refused
+    (driver_database) where the hive has no place for the binding.
     """
     _check_database(system, control_set)
     for driver in MINIPORTS:
-        _service(system, f"{control_set}\\Services\\{driver.service}", driver)
+        key = f"{control_set}\\Services\\{driver.service}"
+        if driver.service in kept:
+            system.set(key, "Start", Value.dword(0))
+            _always_start(system, key)
+            continue
+        _service(system, key, driver)
         if system.has(DATABASE):
             _bind(system, driver, label(driver.inf, architecture))
         else:

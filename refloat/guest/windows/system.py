@@ -17,6 +17,8 @@ from refloat.guest.journal import Journal
 from refloat.guest.linux.edits import Progress
 from refloat.guest.tree import Tree
 from refloat.guest.windows import acl, adapt
+from refloat.guest.windows.earlier import as_before
+from refloat.guest.windows.inspect import examine
 from refloat.guest.windows.ntfs import ntfs_state
 from refloat.guest.windows.volumes import check_closed
 from refloat.model import AdaptRequest, DiskBus, GuestFacts, Hibernation, NicModel
@@ -30,12 +32,10 @@ def look(
     host: Host,
 ) -> GuestFacts:
     """The facts about a Windows whose volumes have their places. Nothing is written."""
-    from refloat.guest.windows.inspect import examine
-
     volume = next(one for one in found if one.filesystem.mountpoint == "/C")
     state = ntfs_state(partial(host.read, volume))
     with host.mounted_system(found, mountpoint) as tree:
-        return examine(tree, found, order, *hardware, state)
+        return as_before(tree, examine(tree, found, order, *hardware, state))
 
 
 def check_allowed(request: AdaptRequest, facts: GuestFacts) -> None:
@@ -60,10 +60,13 @@ def make_writable(
     check_allowed(request, facts)
     adapt.check(request, facts)
     assert facts.windows is not None and request.windows is not None
-    session = facts.windows.hibernation is not Hibernation.NONE
+    kept = facts.windows.hibernation is not Hibernation.NONE
     # A session that is thrown away takes the changes in the log with it.
-    for one in check_closed(found, host, request.windows.repair_dirty or session):
-        host.repair(one, mountpoint, session=session)
+    open_ones = check_closed(found, host, request.windows.repair_dirty or kept)
+    for one in found:
+        session = kept and one.filesystem.mountpoint == "/C"
+        if session or one in open_ones:
+            host.repair(one, mountpoint, session=session)
 
 
 def change(

@@ -40,7 +40,9 @@ class Value:
         return Value(EXPAND_SZ, _encoded(text + _END))
 
     @staticmethod
-    def multi_sz(texts: Iterable[str]) -> Value:
+    def multi_sz(texts: Iterable[str] | str) -> Value:
+        """A list of texts; a single text is a list of one."""
+        texts = (texts,) if isinstance(texts, str) else texts
         return Value(MULTI_SZ, _encoded("".join(text + _END for text in texts) + _END))
 
     @staticmethod

@@ -18,6 +18,8 @@ from refloat.model import (
     JobState,
     Mode,
     OperatorDecision,
+    Remediation,
+    StatusChange,
     SyncPoint,
     TargetState,
     Verdict,
@@ -134,6 +136,11 @@ class FakeHub:
         if self.verdict is None:
             return None, None
         return Decision(Action.ADAPT, ("needs virtio",)), decode(Verdict, self.verdict)
+
+    def remediation(self, job_id: str) -> StatusChange | None:
+        if self.verdict is None:
+            return None
+        return StatusChange("2026-03-01T10:04:02.000+00:00", Remediation.AWAITING_REBOOT, "report 3")
 
     def evidence(self, job_id: str) -> dict[str, Any]:
         job = self.job(job_id)

@@ -31,6 +31,7 @@ from refloat.model import (
     Remediation,
     RollbackPoint,
     Secrets,
+    StatusChange,
     SyncPoint,
     Verdict,
     Word,
@@ -204,6 +205,7 @@ def _save_records(store: Store, job_id: str) -> None:
         "promoted": PROMOTED,
         "findings": replace(FINDINGS, probes=(SILENT,)),
         "reports": REPORTS,
+        "remediation": (StatusChange("2026-03-01T10:04:02.000+00:00", Remediation.SUCCEEDED, "report 2"),),
         "verdict": VERDICT,
         "decisions": (OperatorDecision("ada", "2026-03-01T10:09:00.000+00:00", "commit", "checked by hand"),),
     }

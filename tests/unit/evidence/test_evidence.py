@@ -16,11 +16,22 @@ from refloat import model
 from refloat.errors import NotFound
 from refloat.evidence import FORMAT, bundle, page
 from refloat.evidence.collect import LIMITS, RECORDS
-from refloat.evidence.render import diff_lines, timeline
-from refloat.model import GuestReport, JobState
+from refloat.evidence.render import diff_lines, timeline, value_lines
+from refloat.evidence.windows import UNPROVEN
+from refloat.model import (
+    DriverChoice,
+    DriverFile,
+    GuestReport,
+    JobState,
+    Remediation,
+    StageReport,
+    StatusChange,
+    ValueChange,
+)
 from refloat.store.store import Store
 from tests.unit.builders import FACTS, PLAN
 from tests.unit.evidence import samples
+from tests.unit.windows_world import windows_facts
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202e\x00{{ 7*7 }}"
 
@@ -217,3 +228,76 @@ def test_diff_lines_are_classified_and_bounded() -> None:
     ]
     many = diff_lines("+\n" * 5000)
     assert len(many) == 601 and "4400 more lines" in many[-1][1]
+
+
+VALUES = (
+    ValueChange(r"SYSTEM\ControlSet001\Services\viostor", "Start", "dword:00000003", "dword:00000000"),
+    ValueChange(r"SYSTEM\ControlSet001\Services\viostor", "Group", None, '"SCSI miniport"'),
+    ValueChange(r"SYSTEM\ControlSet001\Services\viostor\StartOverride", None, "", None),
+    ValueChange(r"SOFTWARE\Refloat", "", None, f'"{HOSTILE}"'),
+)
+
+
+def windows_job(store: Store, tmp_path: Path) -> dict[str, Any]:
+    job = samples.full_job(store, tmp_path)
+    facts = windows_facts()
+    files = (DriverFile("viostor/viostor.sys", 4096, "d" * 64),)
+    chosen = DriverChoice("/srv/virtio-win.iso", "c" * 64, "2k22", "amd64", files)
+    change = replace(samples.CHANGES[0], path="/C/Windows/System32/config/SYSTEM", diff="", values=VALUES)
+    stages = (StageReport("drivers", "failed", True, 3, "viostor: 1603"),)
+    report = replace(samples.REPORTS[1], status=Remediation.FAILED, stage="drivers", stages=stages)
+    changes = (
+        StatusChange("2026-03-01T10:03:00.000+00:00", Remediation.SCHEDULED, "staged"),
+        StatusChange("2026-03-01T10:04:00.000+00:00", Remediation.FAILED, "report 7 of the guest"),
+    )
+    store.save(job.id, "facts", facts)
+    store.save(job.id, "plan", replace(PLAN, job=job.id, facts=facts, drivers=chosen))
+    store.save(job.id, "adaptation", model.Adaptation(_caps(), (change,), facts))
+    store.save(job.id, "reports", (report,))
+    store.save(job.id, "remediation", changes)
+    return bundle(store, job.id, tmp_path)
+
+
+def test_a_windows_guests_evidence_says_what_it_does_not_prove(store: Store, tmp_path: Path) -> None:
+    found = windows_job(store, tmp_path)
+    words = " ".join(Page(page(found)).words.split())
+    assert found["unproven"] == list(UNPROVEN)
+    for expected in ("What is not proven", *UNPROVEN):
+        assert expected in words, expected
+
+
+def test_a_linux_guests_evidence_has_no_words_on_windows(store: Store, tmp_path: Path) -> None:
+    found = full(store, tmp_path)
+    assert found["unproven"] == [] and "What is not proven" not in Page(page(found)).words
+
+
+def test_registry_changes_are_read_value_by_value(store: Store, tmp_path: Path) -> None:
+    html = page(windows_job(store, tmp_path))
+    lines = Page(html).words.splitlines()
+    for expected in (
+        r" [SYSTEM\ControlSet001\Services\viostor]",
+        '-"Start"=dword:00000003',
+        '+"Start"=dword:00000000',
+        '+"Group"="SCSI miniport"',
+        r" [SYSTEM\ControlSet001\Services\viostor\StartOverride]",
+        "-the key",
+        r" [SOFTWARE\Refloat]",
+    ):
+        assert expected in lines, expected
+    assert any(line.startswith("+@=") and "{{ 7*7 }}" in line for line in lines)
+    assert "script" not in {tag for tag, _ in Page(html).tags}
+
+
+def test_drivers_stages_and_statuses_are_in_the_page(store: Store, tmp_path: Path) -> None:
+    words = " ".join(Page(page(windows_job(store, tmp_path))).words.split())
+    for expected in (
+        *("/srv/virtio-win.iso", "c" * 64, "2k22 amd64", "viostor/viostor.sys", "d" * 64),
+        *("viostor: 1603", "drivers required", "report 7 of the guest", "scheduled", "20348"),
+    ):
+        assert expected in words, expected
+
+
+def test_many_registry_values_are_bounded() -> None:
+    values = [{"key": f"SYSTEM\\K{n}", "name": "x", "before": None, "after": "dword:0"} for n in range(5000)]
+    shown = value_lines(values)
+    assert len(shown) == 601 and "9400 more lines" in shown[-1][1]

@@ -17,11 +17,13 @@ from refloat.guest.tree import Tree
 from refloat.guest.windows import adapt
 from refloat.guest.windows.boundary import WINDOWS
 from refloat.guest.windows.hive import Hive
+from refloat.guest.windows.values import Value
 from refloat.guest.windows.versions import VERSIONS, row_of
 from refloat.model import AdaptRequest, Change, DiskBus, Firmware, GuestFacts, NicModel
 from tests.tree_compare import snapshot
 from tests.unit.windows.test_values import rendered
 from tests.windows import driverset, small
+from tests.windows.hives import at, merged
 
 EVERY = [(row.name, arch) for row in VERSIONS for arch in row.architectures]
 BOTH = (Firmware.BIOS, Firmware.UEFI)
@@ -151,6 +153,76 @@ def contents(root: Path) -> dict[str, object]:
     return {path: dataclasses.replace(entry, modified=0) for path, entry in snapshot(root).items()}
 
 
+def own_package(path: str, devices: tuple[str, ...] = ("1001", "1042")) -> dict[str, object]:
+    """A viostor that the guest's administrator installed; Windows keeps it from starting."""
+    service = f"{small.SET}\\Services\\viostor"
+    values = {"Start": Value.dword(0), "ImagePath": Value.expand_sz(path)}
+    bound = [
+        at(f"DriverDatabase\\DeviceIds\\PCI\\VEN_1AF4&DEV_{one}", {"oem7.inf": Value.binary(b"\2\xff\0\0")})
+        for one in devices
+    ]
+    return merged(at(service, values), at(f"{service}\\StartOverride", {"0": Value.dword(3)}), *bound)
+
+
+STORE = "FileRepository\\viostor.inf_amd64_520417bbc533faba\\viostor.sys"
+OWN = "C/Windows/System32/drivers/viostor.sys"
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("\\SystemRoot\\System32\\drivers\\viostor.sys", OWN),
+        ("System32\\drivers\\viostor.sys", OWN),
+        ("%SystemRoot%\\system32\\DRIVERS\\VioStor.sys", OWN),
+        (f"System32\\DriverStore\\{STORE}", "C/Windows/System32/DriverStore/" + STORE.replace("\\", "/")),
+    ],
+)
+def test_a_driver_that_the_guest_has_is_kept_and_only_made_to_start(
+    whole: Path, tmp_path: Path, path: str, file: str
+) -> None:
+    one = guest(whole, tmp_path)
+    hive = small.system(row_of("2022"), own_package(path))
+    (one.root / "C/Windows/System32/config/SYSTEM").write_bytes(hive)
+    (one.root / file).parent.mkdir(parents=True, exist_ok=True)
+    (one.root / file).write_bytes(b"MZ the guest's own")
+    changes = one.change()
+    values = [value for value in changes[-1].values if "viostor" in f"{value.key}{value.name}".lower()]
+    assert (one.root / file).read_bytes() == b"MZ the guest's own"
+    assert {(value.key.rpartition("\\")[2], value.name, value.after) for value in values} == {
+        ("StartOverride", None, None),
+        ("StartOverride", "0", None),
+    }
+    assert (one.root / "C/Windows/System32/drivers/vioscsi.sys").exists()
+    assert one.change("again") == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "devices", "there"),
+    [
+        ("System32\\drivers\\viostor.sys", ("1001", "1042"), False),
+        ("System32\\drivers\\viostor.sys", ("1001",), True),
+        ("\\??\\D:\\viostor.sys", ("1001", "1042"), True),
+        ("System32\\..\\drivers\\viostor.sys", ("1001", "1042"), True),
+    ],
+)
+def test_a_driver_that_is_not_whole_is_replaced(
+    whole: Path, tmp_path: Path, path: str, devices: tuple[str, ...], there: bool
+) -> None:
+    one = guest(whole, tmp_path)
+    content = small.system(row_of("2022"), own_package(path, devices=devices))
+    (one.root / "C/Windows/System32/config/SYSTEM").write_bytes(content)
+    program = one.root / "C/Windows/System32/drivers/viostor.sys"
+    if there:
+        program.write_bytes(b"MZ old")
+    one.change()
+    assert program.read_bytes() == driverset.program("viostor.sys", "2k22/amd64", 4096)
+    system = Hive.open("SYSTEM", (one.root / "C/Windows/System32/config/SYSTEM").read_bytes())
+    assert system.get(f"{small.SET}\\Services\\viostor", "ImagePath") == Value.expand_sz(
+        "system32\\drivers\\viostor.sys"
+    )
+    assert system.has("DriverDatabase\\DriverInfFiles\\viostor.inf")
+
+
 # ---------------------------------------------------------------- UEFI
 
 
@@ -224,6 +296,13 @@ def test_a_damaged_hive(whole: Path, tmp_path: Path) -> None:
     hive = one.root / "C/Windows/System32/config/SOFTWARE"
     hive.write_bytes(b"regf" + hive.read_bytes()[4:5000])
     _refused(one, "hive_damaged", "SOFTWARE")
+
+
+def test_a_next_start_from_another_control_set(whole: Path, tmp_path: Path) -> None:
+    one = guest(whole, tmp_path)
+    content = small.system(row_of("2022"), at("Select", {"Default": Value.dword(1)}))
+    (one.root / "C/Windows/System32/config/SYSTEM").write_bytes(content)
+    _refused(one, "hive_damaged", "from another control set")
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,14 @@ def test_entries_that_the_hive_has_already_are_passed_over() -> None:
     assert body(replayed("SYSTEM", dirty(old()), [stale, log])) == body(new())
 
 
+def test_a_log_that_was_begun_before_the_hive_was_last_whole_does_not_count() -> None:
+    """As in Windows, although its later entries would fit."""
+    size = len(new()) - BASE
+    log = base(6, 6, size) + entry(6, [(0, b"old" * 100)], size) + entry(7, difference(), size)
+    with pytest.raises(HiveDamaged, match="no log completes it"):
+        replayed("SYSTEM", dirty(old()), [log])
+
+
 def test_a_torn_last_entry_is_left_out() -> None:
     """Windows was writing it: what it changes had not been promised to anyone."""
     size = len(new()) - BASE
@@ -126,10 +134,13 @@ def test_a_torn_last_entry_is_left_out() -> None:
     assert body(replayed("SYSTEM", dirty(old()), [log])) == body(new())
 
 
-def test_a_base_block_that_was_torn_comes_from_the_log() -> None:
+def test_a_base_block_that_was_torn_comes_from_the_latest_log() -> None:
     broken = bytearray(dirty(old()))
     broken[508] ^= 1
-    result = replayed("SYSTEM", bytes(broken), two_logs())
+    size = len(new()) - BASE
+    earlier = base(6, 5, size) + entry(5, [(0, b"earlier" * 100)], size)
+    latest = base(6, 7, size) + entry(7, difference(), size)
+    result = replayed("SYSTEM", bytes(broken), [latest, earlier])
     assert body(result) == body(new())
     assert not regf.header("SYSTEM", result).dirty
 

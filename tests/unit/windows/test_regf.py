@@ -109,7 +109,6 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a value used twice": lambda: edited(pointed(VIOSTOR, 44) + 8, sample_word(pointed(VIOSTOR, 44) + 4)),
     "no security": lambda: edited(field(VIOSTOR, 48), word(0x7FFFFFF0)),
     "security that is a key": lambda: edited(field(VIOSTOR, 48), word(key(SERVICES))),
-    "security of too few users": lambda: edited(pointed(VIOSTOR, 48) + 16, word(2)),
     "security whose ring leads out": lambda: edited(pointed(VIOSTOR, 48) + 8, word(0x7FFFFFF0)),
     "a large security descriptor": lambda: edited(pointed(VIOSTOR, 48) + 20, word(0x7FFFFFF0)),
     "a value of 2 GiB": lambda: edited(BASE + first_value() + 8, word(0x7FFFFFFF)),

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from refloat.errors import Refused
+from refloat.guest.firstboot.windows import staging
 from refloat.guest.windows import bcd, settings, storage
 from refloat.guest.windows.hive import Hive
+from refloat.guest.windows.hivelog import replayed
 from refloat.guest.windows.values import Value
 from refloat.guest.windows.versions import VERSIONS, Version, row_of
 from refloat.model import ValueChange
 from tests.windows.hives import at, hive, merged
+from tests.windows.real import WINDOWS7, WINDOWS10, logs, real
 from tests.windows.reopened import by_hivex, by_python_registry
 from tests.windows.small import SET, system
 
@@ -91,6 +94,34 @@ def test_windows_7_without_its_database_is_refused() -> None:
         changed(row_of("7"), "x86", content)
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "architecture"), [(WINDOWS7, "7", "x86"), (WINDOWS10, "10", "amd64")]
+)
+def test_real_hives_have_the_same_values_for_every_parser(file: str, name: str, architecture: str) -> None:
+    content, control_set = real(file), "ControlSet001"
+    if file == WINDOWS10:
+        content = replayed(file, content, logs(file))
+    found = Hive.open("SYSTEM", content)
+    storage.change(found, control_set, row_of(name), architecture)
+    settings.change_system(found, control_set)
+    after = found.content()
+    before, now = by_hivex(content), by_hivex(after)
+    differing = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    assert differing == {change.key.removeprefix("SYSTEM\\") for change in found.changes}
+    for key in differing & now.keys():
+        assert by_python_registry(after, key).get(key) == now[key]
+    service = by_python_registry(after, f"{control_set}\\Services\\vioscsi")[
+        f"{control_set}\\Services\\vioscsi"
+    ]
+    assert service["Start"] == (4, b"\0\0\0\0")
+    scheme = f"{control_set}\\Control\\CriticalDeviceDatabase\\PCI#VEN_1AF4&DEV_1042"
+    assert found.has(scheme) is not found.has("DriverDatabase\\DriverInfFiles\\viostor.inf")
+    again = Hive.open("SYSTEM", after)
+    storage.change(again, control_set, row_of(name), architecture)
+    settings.change_system(again, control_set)
+    assert again.changes == ()
+
+
 def test_the_old_control_set_is_left_alone() -> None:
     found = changed(row_of("2022"), "amd64", system(row_of("2022")))
     assert not any("ControlSet001" in change.key for change in found.changes)
@@ -155,6 +186,16 @@ def test_stubs_are_all_that_was_bound() -> None:
             found.delete_value(key, name)
     left = [change for change in found.changes if "DriverDatabase" in change.key and change.name is not None]
     assert left == []
+
+
+def test_the_first_boot_knows_what_it_has_to_take_back() -> None:
+    """Its scripts name the stubs and the folder in DevicePath by themselves: they must mean the same."""
+    script = staging.script().decode()
+    assert "'{0}_{1}_0000000000000000' -f $inf, $Plan['ARCHITECTURE']" in script
+    assert storage.label("viostor.inf", "ARM64") == "viostor.inf_arm64_0000000000000000"
+    for part in storage.PARTS:
+        assert f"\\{part}" in script
+    assert f"%SystemRoot%\\{staging.FOLDER}\\{staging.DRIVERS}" == settings.DEVICE_PATH
 
 
 @pytest.mark.parametrize(
