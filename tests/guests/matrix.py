@@ -39,11 +39,11 @@ class GuestCase:
     name: str
     suite: str
     packages: str
-    firmware: Firmware
-    filesystem: str
-    layout: str
-    initramfs_tool: str
-    network_stack: str
+    firmware: Firmware = Firmware.BIOS
+    filesystem: str = "ext4"
+    layout: str = "plain"
+    initramfs_tool: str = "initramfs-tools"
+    network_stack: str = "ifupdown"
     cloud_init: bool = False
     nics: tuple[GuestNic, ...] = (ENS192,)
     swapped: bool = False
@@ -63,11 +63,6 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian12-ext4-ifupdown",
         suite="bookworm",
         packages="ifupdown",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
         control=True,
         default=True,
         booted=True,
@@ -76,11 +71,6 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian11-ext4-ifupdown",
         suite="bullseye",
         packages="ifupdown",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
         default=True,
         booted=True,
     ),
@@ -88,9 +78,7 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian12-xfs-dracut-networkmanager",
         suite="bookworm",
         packages="dracut-networkmanager",
-        firmware=Firmware.BIOS,
         filesystem="xfs",
-        layout="plain",
         initramfs_tool="dracut",
         network_stack="networkmanager",
         control=True,
@@ -101,10 +89,6 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian13-ext4-netplan-cloudinit",
         suite="trixie",
         packages="netplan-efi",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
         network_stack="netplan",
         cloud_init=True,
         default=True,
@@ -114,11 +98,7 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian12-btrfs-two-nics-ipv6",
         suite="bookworm",
         packages="ifupdown",
-        firmware=Firmware.BIOS,
         filesystem="btrfs",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
         nics=(ENS192_BOTH, ENS224),
         swapped=True,
         default=True,
@@ -129,9 +109,6 @@ MATRIX: tuple[GuestCase, ...] = (
         suite="trixie",
         packages="netplan-efi",
         firmware=Firmware.UEFI,
-        filesystem="ext4",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
         network_stack="netplan",
         cloud_init=True,
     ),
@@ -139,20 +116,12 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian12-lvm",
         suite="bookworm",
         packages="volumes",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
         layout="lvm",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
     ),
     GuestCase(
         name="debian12-luks",
         suite="bookworm",
         packages="volumes",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
         layout="luks",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
     ),
 )
