@@ -17,6 +17,7 @@ from pathlib import Path
 
 from refloat.command import run
 from refloat.errors import Failed, Refused
+from refloat.guest import mounts
 from refloat.guest.probe import Found as Found
 from refloat.guest.probe import find_filesystems as find_filesystems
 from refloat.guest.tree import Tree
@@ -36,7 +37,6 @@ _TIMEOUT = 120
 _SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
 _SUBVOLUMES = 64  # looked at
 _BUSY = re.compile(rb"busy|Read-only file system|write-protected")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class CannotMount(Failed):
@@ -67,13 +67,13 @@ def mounted(found: Found, mountpoint: Path, *, subvolume: str = "", writable: bo
     A mount left at `mountpoint` by a killed run is removed first. Raises CannotMount if the filesystem
     cannot be mounted, Failed if it cannot be unmounted.
     """
-    _clear(mountpoint)
+    mounts.clear(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
     _mount(found, mountpoint, subvolume, writable)
     try:
         yield mountpoint
     finally:
-        _unmount(mountpoint)
+        mounts.unmount(mountpoint)
         _forget(found)
 
 
@@ -91,7 +91,7 @@ def mounted_system(
             places.setdefault(mount.point, (found, mount.subvolume))
     if "/" not in places:
         raise Refused("no filesystem is known to be the guest's root", code="guest_root_missing")
-    _clear(mountpoint)
+    mounts.clear(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
     points = [point for point in ("/", *SYSTEM_MOUNTS) if point in places]
     try:
@@ -102,7 +102,7 @@ def mounted_system(
         with Tree(mountpoint) as tree:
             yield tree
     finally:
-        _clear(mountpoint)
+        mounts.clear(mountpoint)
         for point in points:
             _forget(places[point][0])
 
@@ -123,10 +123,10 @@ def mounted_subvolume(mountpoint: Path) -> tuple[str, str]:
     """Path ("/" for the top level) and number of the btrfs subvolume that is mounted there."""
     where = os.path.realpath(mountpoint)
     path, number = "", ""
-    for fields in _mountinfo():
-        if _decoded(fields[4]) == where:
-            options = dict(one.partition("=")[::2] for one in fields[-1].split(","))
-            path, number = _decoded(options.get("subvol", "")), options.get("subvolid", "")
+    for mount in mounts.table():
+        if mount.place == where:
+            options = dict(one.partition("=")[::2] for one in mount.options.split(","))
+            path, number = options.get("subvol", ""), options.get("subvolid", "")
     return path.strip("/") or "/", number
 
 
@@ -181,7 +181,7 @@ def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
         options.append("loop")
         if found.offset:
             options += [f"offset={found.offset}", f"sizelimit={found.size}"]
-    if kind == "xfs" and any(fields[-3] == "xfs" for fields in _mountinfo()):
+    if kind == "xfs" and any(mount.kind == "xfs" for mount in mounts.table()):
         # A clone of a mounted filesystem has its UUID, which the kernel would refuse.
         options.append("nouuid")
     if kind == "btrfs":
@@ -202,39 +202,3 @@ def _forget(found: Found) -> None:
         with suppress(OSError), open("/dev/btrfs-control", "rb") as control:
             # A bytearray: of bytes, ioctl takes no more than 1024.
             fcntl.ioctl(control, _BTRFS_FORGET, bytearray(bytes(8) + name.ljust(4088, b"\0")))
-
-
-def _unmount(mountpoint: Path) -> None:
-    """Unmounts; a mount that stays busy is an error, never a lazy unmount: writes could come later."""
-    message = ""
-    for attempt in range(5):
-        done = run(["umount", str(mountpoint)], timeout=_TIMEOUT, check=False)
-        if done.returncode == 0:
-            return
-        message = done.stderr.decode(errors="replace").strip()
-        time.sleep(0.2 * (attempt + 1))
-    raise Failed(
-        f"cannot unmount the guest's filesystem at {mountpoint}: {message}",
-        code="guest_unmount",
-        hint=f"see who uses it (fuser -vm {mountpoint}), unmount it and run adapt again",
-    )
-
-
-def _clear(mountpoint: Path) -> None:
-    """Unmounts everything at and below `mountpoint`, the innermost first."""
-    for path in reversed(_mounts_at(os.path.realpath(mountpoint))):
-        _unmount(Path(path))
-
-
-def _mounts_at(path: str) -> list[str]:
-    places = (_decoded(fields[4]) for fields in _mountinfo())
-    return [where for where in places if where == path or where.startswith(f"{path}/")]
-
-
-def _mountinfo() -> list[list[str]]:
-    """The fields of each mount: the place is the fifth; kind, source and options are the last three."""
-    return [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-
-
-def _decoded(field: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
