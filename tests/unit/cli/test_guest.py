@@ -26,7 +26,7 @@ def test_an_adapter_keeps_the_case_of_its_name_alone(text: str, adapter: Adapter
 
 
 @pytest.mark.parametrize(
-    "text", ["", "eth0", OLD[:-1], f"{OLD}=", f"{OLD},", f"{OLD},a b", f"{OLD},ı", f"{OLD},{'x' * 16}"]
+    "text", ["", "eth0", OLD[:-1], f"{OLD}=", f"{OLD},", f"{OLD},a b", f"{OLD},\u0131", f"{OLD},{'x' * 16}"]
 )
 def test_what_is_no_adapter_is_wrong_usage(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not MAC"):
