@@ -42,7 +42,7 @@ def settings(text: str) -> dict[str, str]:
 
 
 def split_name(prefixes: Sequence[str], path: str) -> tuple[str, str]:
-    """The prefix of a file's name and what follows: ("ifcfg-", "eth0:1"). Without a prefix the first is empty."""
+    """The prefix of a file's name and what follows: ("ifcfg-", "eth0:1"); "" and the name without one."""
     name = posixpath.basename(path)
     prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
     return prefix, name[len(prefix) :]
