@@ -111,17 +111,20 @@ MATRIX: tuple[GuestCase, ...] = (
         firmware=Firmware.UEFI,
         network_stack="netplan",
         cloud_init=True,
+        booted=True,
     ),
     GuestCase(
         name="debian12-lvm",
         suite="bookworm",
         packages="volumes",
         layout="lvm",
+        booted=True,
     ),
     GuestCase(
         name="debian12-luks",
         suite="bookworm",
         packages="volumes",
         layout="luks",
+        booted=True,
     ),
 )
