@@ -15,6 +15,8 @@ from refloat.model import GuestFilesystem
 
 _TIMEOUT = 120
 _SYS_BLOCK = Path("/sys/class/block")
+# An EFI system partition's type: by GPT, and by MBR as sfdisk and as blkid write it.
+_ESP_TYPES = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef", "0xef"})
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class _Part:
     size: int = 0
     partuuid: str = ""
     label: str = ""
+    type: str = ""
 
 
 def find_filesystems(devices: Mapping[str, str]) -> tuple[Found, ...]:
@@ -76,10 +79,16 @@ def find_filesystems(devices: Mapping[str, str]) -> tuple[Found, ...]:
             tags.get("UUID", ""),
             tags.get("LABEL", ""),
             names=tuple(f"{tag}={value}" for tag, value in names.items() if value),
+            esp=is_esp_type(tags.get("PART_ENTRY_TYPE", part.type)),
         )
         sub = tags.get("UUID_SUB", "")
         found.append(Found(filesystem, part.node, part.offset, part.size, sub=sub))
     return tuple(found)
+
+
+def is_esp_type(written: str) -> bool:
+    """Whether a partition's type, as a table or a program writes it, is that of an EFI system partition."""
+    return written.casefold() in _ESP_TYPES
 
 
 def joined_btrfs(found: Iterable[Found]) -> tuple[Found, ...]:
@@ -149,7 +158,8 @@ def _table(disk: str, node: str) -> list[_Part]:
         if number.isdigit() and row.get("type") not in ("5", "f", "85"):
             uuid = row.get("uuid") or f"{int(table.get('id', '0'), 0):08x}-{int(number):02x}"
             start, size = int(row["start"]) * sector, int(row["size"]) * sector
-            rows.append(_Part(disk, int(number), node, start, size, uuid, str(row.get("name", ""))))
+            label, kind = str(row.get("name", "")), str(row.get("type", ""))
+            rows.append(_Part(disk, int(number), node, start, size, uuid, label, kind))
     return rows
 
 

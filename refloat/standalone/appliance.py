@@ -18,7 +18,7 @@ from typing import Any
 from refloat.command import run
 from refloat.errors import Failed, Refused
 from refloat.guest.disk import SYSTEM_MOUNTS, CannotMount, mounts_of
-from refloat.guest.probe import Found
+from refloat.guest.probe import Found, is_esp_type
 from refloat.guest.stack import Volumes
 from refloat.guest.tree import Tree
 from refloat.model import GuestFilesystem
@@ -203,9 +203,9 @@ def _found(g: Any, keys: Sequence[str]) -> tuple[Found, ...]:
             continue
         disk, partition = below
         volume = "" if node in g.list_partitions() or node in disks else node
-        filesystem = GuestFilesystem(
-            disk, partition, kind, _asked(g.vfs_uuid, node), _asked(g.vfs_label, node), volume=volume
-        )
+        uuid, label = _asked(g.vfs_uuid, node), _asked(g.vfs_label, node)
+        esp = bool(partition) and not volume and _is_esp(g, g.part_to_dev(node), partition)
+        filesystem = GuestFilesystem(disk, partition, kind, uuid, label, volume=volume, esp=esp)
         found.append(Found(filesystem, node))
     return tuple(found)
 
@@ -222,6 +222,12 @@ def _below(g: Any, node: str, disks: Mapping[str, str]) -> tuple[str, int] | Non
         first = next(iter(g.vgpvuuids(group)), "")
         return _below(g, uuids.get(first.replace("-", ""), ""), disks) if first else None
     return (next(iter(disks.values())), 0) if node.startswith("/dev/m") else None
+
+
+def _is_esp(g: Any, device: str, partition: int) -> bool:
+    gpt = _asked(lambda one: str(g.part_get_gpt_type(one, partition)), device)
+    mbr = "" if gpt else _asked(lambda one: f"{g.part_get_mbr_id(one, partition):x}", device)
+    return is_esp_type(gpt or mbr)
 
 
 def _asked(question: Callable[[str], str], node: str) -> str:
