@@ -2,8 +2,9 @@
 # A root filesystem's tar becomes a guest's bootable raw disk. Runs in mount and PID namespaces of its own:
 # whatever happens, no mount and no loop device outlives it. Nothing of the guest's needs partition nodes.
 #
-# usage: disk.sh DIRECTORY TAR RECIPES MIB; the rest as guest.sh. Leaves DIRECTORY/system.raw, or, for layouts
-# that need a device-mapper (lvm, luks), DIRECTORY/tree.tar.
+# usage: disk.sh DIRECTORY TAR RECIPES MIB; the rest as guest.sh, and WHO, the command that says who the guest is.
+# Leaves DIRECTORY/system.raw, DIRECTORY/identity, for layouts that need a device-mapper (lvm, luks)
+# DIRECTORY/tree.tar, and DIRECTORY/seed.img for a cloud-init that is to have run.
 set -eu
 umask 022
 work=$1 tar=$2 recipes=$3 mib=$4
@@ -22,13 +23,13 @@ mount --bind "$work" "$root/run/build"
 in_guest() {
     env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
         DEBIAN_FRONTEND=noninteractive NAME="$NAME" TOOL="$TOOL" STACK="$STACK" FILESYSTEM="$FILESYSTEM" \
-        LAYOUT="$LAYOUT" FIRMWARE="$FIRMWARE" CLOUD_INIT="$CLOUD_INIT" NICS="$NICS" DNS="$DNS" KEY="$KEY" \
+        LAYOUT="$LAYOUT" FIRMWARE="$FIRMWARE" ESP="$ESP" CLOUD_INIT="$CLOUD_INIT" NICS="$NICS" DNS="$DNS" KEY="$KEY" \
         ROOT_SPEC="$ROOT_SPEC" ROOT_UUID="$ROOT_UUID" BOOT_UUID="$BOOT_UUID" LUKS_UUID="$LUKS_UUID" \
         MACHINE_ID="$MACHINE_ID" chroot "$root" "$@"
 }
 cp "$recipes/guest.sh" "$root/run/guest.sh"
 in_guest /bin/sh /run/guest.sh
-in_guest sh -c 'cat /etc/ssh/ssh_host_*.pub; sha256sum /etc/shadow /etc/passwd' >"$work/identity"
+in_guest sh -c "$WHO" >"$work/identity"
 
 truncate -s "${mib}M" "$image"
 first=2048

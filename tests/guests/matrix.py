@@ -31,6 +31,8 @@ DNS = "10.20.30.3"
 class GuestCase:
     """One guest. `packages` names a row of PACKAGES in build.py, `layout` is plain, lvm or luks.
 
+    `cloud_init`: empty, "recorded" (it made the machine at its first boot on the source) or "unrecorded"
+    (what it knew of its instance is lost); at the destination it finds another. `esp_in_fstab` is for UEFI.
     `nics` are in the order of the source's slots; `swapped` boots them in the other order. `control`: the
     unadapted disk is booted too, and must not reach its root. `default`: part of `script/test`; all of
     them are of `script/test --all`. `booted` is what the support matrix says: this case has passed.
@@ -44,7 +46,8 @@ class GuestCase:
     layout: str = "plain"
     initramfs_tool: str = "initramfs-tools"
     network_stack: str = "ifupdown"
-    cloud_init: bool = False
+    cloud_init: str = ""
+    esp_in_fstab: bool = True
     nics: tuple[GuestNic, ...] = (ENS192,)
     swapped: bool = False
     control: bool = False
@@ -90,7 +93,7 @@ MATRIX: tuple[GuestCase, ...] = (
         suite="trixie",
         packages="netplan-efi",
         network_stack="netplan",
-        cloud_init=True,
+        cloud_init="recorded",
         default=True,
         booted=True,
     ),
@@ -110,8 +113,17 @@ MATRIX: tuple[GuestCase, ...] = (
         packages="netplan-efi",
         firmware=Firmware.UEFI,
         network_stack="netplan",
-        cloud_init=True,
+        cloud_init="unrecorded",
         booted=True,
+    ),
+    GuestCase(
+        name="debian13-uefi-esp-not-in-fstab",
+        suite="trixie",
+        packages="netplan-efi",
+        firmware=Firmware.UEFI,
+        network_stack="netplan",
+        cloud_init="unrecorded",
+        esp_in_fstab=False,
     ),
     GuestCase(
         name="debian12-lvm",
