@@ -57,6 +57,39 @@ def is_system(filesystem: GuestFilesystem) -> bool:
     return any(mount.point in ("/", *SYSTEM_MOUNTS) for mount in mounts_of(filesystem))
 
 
+def system_places(filesystems: Sequence[Found]) -> dict[str, tuple[Found, str]]:
+    """What is mounted where to make the root system one tree, the root first: mount point -> filesystem and
+    subvolume. Raises Refused where no filesystem is the root."""
+    places: dict[str, tuple[Found, str]] = {}
+    for found in filesystems:
+        for mount in mounts_of(found.filesystem):
+            places.setdefault(mount.point, (found, mount.subvolume))
+    if "/" not in places:
+        raise Refused("no filesystem is known to be the guest's root", code="guest_root_missing")
+    return {point: places[point] for point in ("/", *SYSTEM_MOUNTS) if point in places}
+
+
+def mount_options(found: Found, subvolume: str, writable: bool) -> list[str]:
+    """Those that no guest's filesystem is mounted without. Raises CannotMount for kinds whose driver a
+    guest's disk does not get to see."""
+    kind = found.filesystem.kind
+    if kind not in _MOUNT_KINDS:
+        raise CannotMount(
+            f"cannot mount {found.describe()} of the guest's system",
+            hint=f"supported are {', '.join(sorted(_MOUNT_KINDS))}",
+        )
+    options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
+    if kind == "btrfs" and subvolume:
+        if "," in subvolume:
+            raise CannotMount(f"cannot mount subvolume {subvolume!r} of {found.describe()}")
+        options.append(subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}")
+    return options
+
+
+def not_plain(point: str) -> Failed:
+    return Failed(f"the guest's {point} is no plain directory to mount on", code="guest_file")
+
+
 # ---------------------------------------------------------------- mounting
 
 
@@ -85,26 +118,19 @@ def mounted_system(
 
     `filesystems` are those of the guest with the mount points of its fstab; the others are ignored.
     """
-    places: dict[str, tuple[Found, str]] = {}
-    for found in filesystems:
-        for mount in mounts_of(found.filesystem):
-            places.setdefault(mount.point, (found, mount.subvolume))
-    if "/" not in places:
-        raise Refused("no filesystem is known to be the guest's root", code="guest_root_missing")
+    places = system_places(filesystems)
     mounts.clear(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
-    points = [point for point in ("/", *SYSTEM_MOUNTS) if point in places]
     try:
-        for point in points:
-            found, subvolume = places[point]
+        for point, (found, subvolume) in places.items():
             where = mountpoint if point == "/" else _inside(mountpoint, point)
             _mount(found, where, subvolume, writable)
         with Tree(mountpoint) as tree:
             yield tree
     finally:
         mounts.clear(mountpoint)
-        for point in points:
-            _forget(places[point][0])
+        for found, _ in places.values():
+            _forget(found)
 
 
 def flush(devices: Mapping[str, str]) -> None:
@@ -145,12 +171,12 @@ def _inside(mountpoint: Path, inner: str) -> Path:
     """The host's path of the guest directory `inner`, which must be a real directory, not a symlink."""
     with Tree(mountpoint) as tree:
         if not tree.is_directory(inner) or tree.real(inner) != inner:
-            raise Failed(f"the guest's {inner} is no plain directory to mount on", code="guest_file")
+            raise not_plain(inner)
     return mountpoint / inner.lstrip("/")
 
 
 def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> None:
-    options = _options(found, subvolume, writable)
+    options = [*mount_options(found, subvolume, writable), *_local_options(found)]
     _forget(found)
     # -w: never read-only instead, as mount does with a loop device that is left from a read-only mount.
     argv = ["mount", *(["-w"] if writable else []), "-t", found.filesystem.kind]
@@ -169,14 +195,10 @@ def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> No
         )
 
 
-def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
+def _local_options(found: Found) -> list[str]:
+    """What this machine's kernel needs besides."""
     kind = found.filesystem.kind
-    if kind not in _MOUNT_KINDS:
-        raise CannotMount(
-            f"cannot mount {found.describe()} of the guest's system",
-            hint=f"supported are {', '.join(sorted(_MOUNT_KINDS))}",
-        )
-    options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
+    options = []
     if not found.is_node():
         options.append("loop")
         if found.offset:
@@ -185,11 +207,9 @@ def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
         # A clone of a mounted filesystem has its UUID, which the kernel would refuse.
         options.append("nouuid")
     if kind == "btrfs":
-        if "," in subvolume or (found.members and "loop" in options):
-            raise CannotMount(f"cannot mount subvolume {subvolume!r} of {found.describe()}")
+        if found.members and "loop" in options:
+            raise CannotMount(f"cannot mount {found.describe()}, which has several devices, from images")
         options += [f"device={node}" for node in found.members]
-        if subvolume:
-            options.append(subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}")
     return options
 
 

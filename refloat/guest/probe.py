@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from refloat.model import GuestFilesystem
 
 _TIMEOUT = 120
 _SYS_BLOCK = Path("/sys/class/block")
+_ESCAPED = re.compile(r"\\(.)")
 # An EFI system partition's type: by GPT, and by MBR as sfdisk and as blkid write it.
 _ESP_TYPES = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef", "0xef"})
 
@@ -170,8 +172,9 @@ def _probe_at(part: _Part) -> dict[str, str]:
 
 def _tags(block: str) -> dict[str, str]:
     pairs = (line.partition("=") for line in block.splitlines())
-    return {key: _unescaped(value) for key, separator, value in pairs if separator}
+    return {key: unescaped(value) for key, separator, value in pairs if separator}
 
 
-def _unescaped(value: str) -> str:
-    return value.replace("\\ ", " ").replace("\\\\", "\\")
+def unescaped(value: str) -> str:
+    """A value of blkid's export format, in which a backslash stands before what a shell would not take."""
+    return _ESCAPED.sub(r"\1", value)
