@@ -124,6 +124,7 @@ MATRIX: tuple[GuestCase, ...] = (
         network_stack="netplan",
         cloud_init="unrecorded",
         esp_in_fstab=False,
+        booted=True,
     ),
     GuestCase(
         name="debian12-lvm",
