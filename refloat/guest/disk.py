@@ -7,13 +7,14 @@ whoever only wants to look passes devices that are copy-on-write views (cow.py).
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from refloat.command import run
 from refloat.errors import Failed, Refused
@@ -34,9 +35,9 @@ SYSTEM_MOUNTS = ("/boot", "/usr", "/efi", "/boot/efi")
 _BLKFLSBUF = 0x1261
 _BTRFS_FORGET = 0x50009405  # BTRFS_IOC_FORGET_DEV: int64 fd, char name[4088]
 _TIMEOUT = 120
+_PATIENCE = 4.0
 _SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
 _SUBVOLUMES = 64  # looked at
-_BUSY = re.compile(rb"busy|Read-only file system|write-protected")
 
 
 class CannotMount(Failed):
@@ -178,15 +179,11 @@ def _inside(mountpoint: Path, inner: str) -> Path:
 def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> None:
     options = [*mount_options(found, subvolume, writable), *_local_options(found)]
     _forget(found)
-    # -w: never read-only instead, as mount does with a loop device that is left from a read-only mount.
-    argv = ["mount", *(["-w"] if writable else []), "-t", found.filesystem.kind]
-    argv += ["-o", ",".join(options), found.node, str(mountpoint)]
-    for _ in range(20):
+    with _node(found) as node:
+        # -w: never read-only instead.
+        argv = ["mount", *(["-w"] if writable else []), "-t", found.filesystem.kind]
+        argv += ["-o", ",".join(options), node, str(mountpoint)]
         done = run(argv, timeout=_TIMEOUT, check=False)
-        # A loop device is freed some time after its last mount; until then its image counts as busy.
-        if done.returncode == 0 or "loop" not in options or not _BUSY.search(done.stderr):
-            break
-        time.sleep(0.2)
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip()
         raise CannotMount(
@@ -195,22 +192,61 @@ def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> No
         )
 
 
+@contextmanager
+def _node(found: Found) -> Iterator[str]:
+    """A block device to mount; a part of an image gets a loop device, which goes with its mount.
+
+    Always one that takes writes: for a read-only mount mount(8) would make one that does not, and then the
+    log of a guest that was switched off hard could not be replayed.
+    """
+    if found.is_node():
+        yield found.node
+        return
+    _wait_for_others(found)
+    size = ["--sizelimit", str(found.size)] if found.size else []
+    argv = ["losetup", "--find", "--show", "--offset", str(found.offset), *size, found.node]
+    node = run(argv, timeout=_TIMEOUT).text
+    try:
+        yield node
+    finally:
+        run(["losetup", "--detach", node], timeout=_TIMEOUT)
+
+
+def _wait_for_others(found: Found) -> None:
+    """Two loop devices on one filesystem would be two filesystems on the same bytes. One that was mounted
+    until now is freed a moment later."""
+    deadline = time.monotonic() + _PATIENCE
+    while others := [row["name"] for row in _loops(found.node) if _overlap(found, row)]:
+        if time.monotonic() > deadline:
+            raise CannotMount(
+                f"cannot mount {found.describe()}: it is in use by {', '.join(others)}",
+                hint="see `losetup --list` and `findmnt`",
+            )
+        time.sleep(0.1)
+
+
+def _loops(image: str) -> list[dict[str, Any]]:
+    argv = ["losetup", "--list", "--json", "--output", "NAME,OFFSET,SIZELIMIT", "--associated", image]
+    text = run(argv, timeout=_TIMEOUT).text
+    return list(json.loads(text)["loopdevices"]) if text else []
+
+
+def _overlap(found: Found, row: dict[str, Any]) -> bool:
+    start, size = int(row["offset"]), int(row["sizelimit"])  # a size of 0 is all the rest
+    before = size and start + size <= found.offset
+    behind = found.size and found.offset + found.size <= start
+    return not (before or behind)
+
+
 def _local_options(found: Found) -> list[str]:
     """What this machine's kernel needs besides."""
     kind = found.filesystem.kind
-    options = []
-    if not found.is_node():
-        options.append("loop")
-        if found.offset:
-            options += [f"offset={found.offset}", f"sizelimit={found.size}"]
     if kind == "xfs" and any(mount.kind == "xfs" for mount in mounts.table()):
         # A clone of a mounted filesystem has its UUID, which the kernel would refuse.
-        options.append("nouuid")
-    if kind == "btrfs":
-        if found.members and "loop" in options:
-            raise CannotMount(f"cannot mount {found.describe()}, which has several devices, from images")
-        options += [f"device={node}" for node in found.members]
-    return options
+        return ["nouuid"]
+    if kind == "btrfs" and found.members and not found.is_node():
+        raise CannotMount(f"cannot mount {found.describe()}, which has several devices, from images")
+    return [f"device={node}" for node in found.members] if kind == "btrfs" else []
 
 
 def _forget(found: Found) -> None:
