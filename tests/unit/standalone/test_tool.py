@@ -8,12 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from refloat.errors import Refused
+from refloat.guest import mounts
 from refloat.guest.host import KERNEL
+from refloat.model import DiskBus
 from refloat.standalone import tool
 from refloat.standalone.evidence import Evidence, State
 from refloat.standalone.images import Image, look
@@ -33,12 +38,15 @@ def quiet(step: str, figures: dict[str, object]) -> None: ...
 
 
 @pytest.fixture(params=["raw", "qcow2"])
-def images(request: pytest.FixtureRequest, disks: dict[str, str], tmp_path: Path) -> tuple[Image, ...]:
+def images(
+    request: pytest.FixtureRequest, disks: dict[str, str], tmp_path: Path
+) -> Iterator[tuple[Image, ...]]:
     paths = []
     for key, raw in disks.items():
         paths.append(tmp_path / f"{key}.{request.param}")
         subprocess.run(["qemu-img", "convert", "-O", request.param, raw, str(paths[-1])], check=True)
-    return tuple(look(path) for path in paths)
+    yield tuple(look(path) for path in paths)
+    mounts.clear(tmp_path)  # what was killed
 
 
 def digests(images: tuple[Image, ...]) -> list[str]:
@@ -104,16 +112,38 @@ _KILLED = """
 import os, signal, sys
 from refloat.cli.main import app
 from refloat.guest.tree import Tree
-writes, original = 0, Tree.replace_file
-def mortal(self, *arguments):
-    global writes
-    writes += 1
-    if writes == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.{signal})
-    original(self, *arguments)
-Tree.replace_file = mortal
+writes = 0
+def mortal(original):
+    def one(self, *arguments):
+        global writes
+        writes += 1
+        if writes == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.{signal})
+        original(self, *arguments)
+    return one
+for name in ("replace_file", "remove_file"):
+    setattr(Tree, name, mortal(getattr(Tree, name)))
 app(sys.argv[2:], prog_name="refloat")
 """
+
+
+def ended(
+    command: str, images: tuple[Image, ...], evidence: Evidence, at: int, *options: str, by: str = "SIGKILL"
+) -> int:
+    """`refloat guest` ended by a signal before its write to the guest with this number."""
+    words = ["guest", command, "--trusted", "--evidence", str(evidence.directory), *options]
+    argv = [sys.executable, "-c", _KILLED.replace("{signal}", by), str(at), *words]
+    paths = [str(image.path) for image in images]
+    status = subprocess.run([*argv, *paths], capture_output=True, check=False).returncode
+    inodes = {f":{image.path.stat().st_ino} " for image in images}
+    deadline = time.monotonic() + 20
+    # Who showed the images to it ends after it.
+    while any(inode in line for line in Path("/proc/locks").read_text().splitlines() for inode in inodes):
+        assert time.monotonic() < deadline
+    return status
+
+
+ADAPTER = ("--adapter", f"{MAC},ens192")  # as in WISHES
 
 
 @pytest.mark.parametrize(("name", "at"), [("SIGKILL", 2), ("SIGKILL", 5), ("SIGINT", 4)])
@@ -121,11 +151,7 @@ def test_an_adaptation_that_was_ended_in_the_middle(
     images: tuple[Image, ...], tmp_path: Path, name: str, at: int
 ) -> None:
     before, evidence = files(images[0], tmp_path), Evidence(tmp_path / "evidence")
-    paths = [str(image.path) for image in images]
-    words = ["guest", "adapt", "--trusted", "--adapter", MAC, "--evidence", str(evidence.directory), *paths]
-    script = _KILLED.replace("{signal}", name)
-    ended = subprocess.run([sys.executable, "-c", script, str(at), *words], capture_output=True, check=False)
-    assert ended.returncode != 0
+    assert ended("adapt", images, evidence, at, *ADAPTER, by=name) != 0
     record = evidence.load()
     assert record is not None and record.state is State.ADAPTING
     assert tool.undo(images, evidence, {}, KERNEL)
@@ -136,16 +162,70 @@ def test_an_adaptation_that_was_ended_goes_on_at_the_next_call(
     images: tuple[Image, ...], tmp_path: Path
 ) -> None:
     whole = tool.plan(images, WISHES, KERNEL, quiet)
-    evidence, paths = Evidence(tmp_path / "evidence"), [str(image.path) for image in images]
-    words = ["guest", "adapt", "--trusted", "--adapter", f"{MAC},ens192"]
-    words += ["--evidence", str(evidence.directory), *paths]
-    script = _KILLED.replace("{signal}", "SIGKILL")
-    ended = subprocess.run([sys.executable, "-c", script, "4", *words], capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    evidence = Evidence(tmp_path / "evidence")
+    for at in (4, 3):
+        assert ended("adapt", images, evidence, at, *ADAPTER) == -signal.SIGKILL
     done = tool.adapt(images, WISHES, evidence, KERNEL, quiet)
     assert [change.path for change in done.changes] == [change.path for change in whole.changes]
     with pytest.raises(Refused, match="evidence of a guest that was adapted"):
         tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+
+
+def test_what_was_begun_is_not_finished_otherwise(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    assert ended("adapt", images, evidence, 4, *ADAPTER) == -signal.SIGKILL
+    half = files(images[0], tmp_path)
+    other = replace(WISHES, bus=DiskBus.SATA, serial_console=True)
+    with pytest.raises(Refused, match="begun with another --bus, --serial-console"):
+        tool.adapt(images, other, evidence, KERNEL, quiet)
+    with pytest.raises(Refused, match="begun with another --adapter or --network"):
+        tool.adapt(images, replace(WISHES, adapters=()), evidence, KERNEL, quiet)
+    assert files(images[0], tmp_path) == half
+
+
+def test_wishes_may_change_until_something_is_written(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    assert ended("adapt", images, evidence, 1, *ADAPTER) == -signal.SIGKILL
+    (evidence.run_dir / "journal.jsonl").unlink()  # as if it had ended a moment before
+    tool.adapt(images, replace(WISHES, serial_console=True), evidence, KERNEL, quiet)
+    record = evidence.load()
+    assert record is not None and record.request.serial_console
+
+
+def test_a_guest_that_ran_half_adapted_is_left_alone(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    assert ended("adapt", images, evidence, 4, *ADAPTER) == -signal.SIGKILL
+    touch(images[0], tmp_path)
+    half = files(images[0], tmp_path)
+    for attempt in (
+        lambda: tool.adapt(images, WISHES, evidence, KERNEL, quiet),
+        lambda: tool.undo(images, evidence, {}, KERNEL),
+    ):
+        with pytest.raises(Refused, match="has run since it was half adapted"):
+            attempt()
+    assert files(images[0], tmp_path) == half
+
+
+def test_an_undo_that_was_ended_is_repeated(images: tuple[Image, ...], tmp_path: Path) -> None:
+    before, evidence = files(images[0], tmp_path), Evidence(tmp_path / "evidence")
+    tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    for at in (4, 2):
+        assert ended("undo", images, evidence, at) == -signal.SIGKILL
+    with pytest.raises(Refused, match="evidence of a guest that was half undone"):
+        tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    assert tool.undo(images, evidence, {}, KERNEL)
+    assert files(images[0], tmp_path) == before
+    with pytest.raises(Refused, match="evidence of a guest that was undone"):
+        tool.adapt((), WISHES, evidence, KERNEL, quiet)
+
+
+def test_a_guest_that_ran_half_undone_is_left_alone(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    assert ended("undo", images, evidence, 4) == -signal.SIGKILL
+    touch(images[0], tmp_path)
+    with pytest.raises(Refused, match="has run since it was half undone"):
+        tool.undo(images, evidence, {}, KERNEL)
 
 
 def test_secrets_stand_in_their_own_file_alone(images: tuple[Image, ...], tmp_path: Path) -> None:
