@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from refloat.command import CommandFailed
 from refloat.errors import Refused
 from refloat.guest import mounts
 from refloat.guest.host import KERNEL
 from refloat.model import DiskBus
+from refloat.standalone import images as image_files
 from refloat.standalone import tool
 from refloat.standalone.evidence import Evidence, State
 from refloat.standalone.images import Image, look
@@ -294,19 +297,54 @@ def test_an_image_that_a_vm_uses_is_refused(images: tuple[Image, ...], tmp_path:
         vm.wait()
 
 
-@pytest.mark.parametrize("extent", ["{host}", "../host.img", "disk-link.vmdk"])
+def descriptor(extent: str) -> str:
+    return (
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+        f'createType="monolithicFlat"\nRW 2048 FLAT "{extent}" 0\n'
+    )
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU follows what an image names: it must not even see it."""
+
+    def run(argv: list[str], **_: object) -> None:
+        raise AssertionError(argv)
+
+    monkeypatch.setattr(image_files, "run", run)
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("extent", ["{host}", "../host.img", "disk-link.vmdk", "nbd://host/x", "disk-pipe"])
 def test_a_vmdk_that_names_a_file_of_this_host_is_refused(tmp_path: Path, extent: str) -> None:
     host, there = tmp_path / "host.img", tmp_path / "in"
     host.write_bytes(bytes(1024 * 1024))
     there.mkdir()
     (there / "disk-link.vmdk").symlink_to(host)
-    extent = extent.format(host=host)
-    (there / "disk.vmdk").write_text(
-        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
-        f'createType="monolithicFlat"\nRW 2048 FLAT "{extent}" 0\n'
-    )
-    with pytest.raises(Refused, match="is no file of its own"):
-        look(there / "disk.vmdk")
+    os.mkfifo(there / "disk-pipe")
+    text = descriptor(extent.format(host=host))
+    for content in (text, text.split("\n", 1)[1], text.replace("FLAT ", "FLAT\n")):
+        (there / "disk.vmdk").write_text(content)
+        with pytest.raises(Refused, match="is no file of its own"):
+            look(there / "disk.vmdk")
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_header_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    qcow2 = b"QFI\xfb" + struct.pack(">I", 3) + bytes(64) + struct.pack(">Q", 4) + bytes(432)
+    vmdk = b"KDMV" + struct.pack("<II", 1, 3) + bytes(8) + descriptor("/etc/passwd").encode()
+    for content in (qcow2, vmdk):
+        (tmp_path / "image").write_bytes(content)
+        with pytest.raises(Refused, match="keeps its data in another file"):
+            look(tmp_path / "image")
+
+
+def test_an_error_of_another_program_is_told_as_it_is(images: tuple[Image, ...], tmp_path: Path) -> None:
+    with (
+        pytest.raises(CommandFailed, match="mount ended with status 32"),
+        image_files.opened(images, tmp_path / "work", writable=True),
+    ):
+        raise CommandFailed(["mount"], 32, b"cannot mount block device: lock")
 
 
 @pytest.mark.parametrize("kind", ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"])
