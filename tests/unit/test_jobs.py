@@ -327,6 +327,19 @@ def test_an_undo_that_fails_blocks_but_the_source_comes_back(world: World, engin
     assert not world.destination.overlays
 
 
+def test_a_job_that_was_rolled_back_says_what_it_failed_of(world: World, engine: Engine) -> None:
+    """Not what its rollback had trouble with on the way."""
+    world.destination.fail = {"set_nics": 1, "revert": 1}
+    job = started(world, engine)
+    reach(world, job, JobState.BLOCKED)
+    blocked = world.store.job(job).error
+    assert blocked is not None and "revert" in blocked["message"]
+    engine.tell(job, "rollback", "1")
+    reach(world, job, JobState.ROLLED_BACK)
+    error = world.store.job(job).error
+    assert error is not None and "set_nics" in error["message"]
+
+
 def test_the_policy_can_hold_a_failed_job_for_a_person(world: World, engine: Engine) -> None:
     world.policy = Policy(on_failure=OnFailure.HOLD)
     world.destination.fail = {"set_nics": 1}
