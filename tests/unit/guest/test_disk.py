@@ -86,6 +86,13 @@ def test_every_partition_is_found(disks: dict[str, str]) -> None:
     ]
 
 
+def test_a_label_that_a_shell_would_not_take(tmp_path: Path) -> None:
+    """Sixteen bytes, with backslashes before what blkid writes behind one."""
+    label = "\\ \\\\\" $`<a>'b"
+    _run("mke2fs", "-q", "-t", "ext4", "-L", label, str(tmp_path / "image"), "4m")
+    assert find_filesystems({"a": str(tmp_path / "image")})[0].filesystem.label == label
+
+
 def test_root_by_partuuid(disks: dict[str, str]) -> None:
     """As Debian's cloud images name it."""
     found = find_filesystems(disks)[0].filesystem
