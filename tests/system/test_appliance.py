@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from refloat.errors import Refused
 from refloat.guest.host import KERNEL
 from refloat.model import GuestFacts
 from refloat.standalone import tool
@@ -136,6 +137,8 @@ def test_a_root_on_lvm_in_luks(host: ApplianceHost, tmp_path: Path) -> None:
     keys = {container: PASSPHRASE}
     wishes = tool.Wishes(adapters=WISHES.adapters, keys=keys)
     evidence = Evidence(tmp_path / "evidence")
+    with pytest.raises(Refused, match="opens none of its key slots"):
+        tool.adapt(images, replace(wishes, keys={container: "another"}), evidence, host, quiet)
     done = tool.adapt(images, wishes, evidence, host, quiet)
     found = [(one.disk, one.partition, one.kind, one.volume) for one in done.facts.filesystems]
     assert found == [
