@@ -19,7 +19,7 @@ DEBIAN_PACKAGES=(
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     python3 python3-venv python3-libvirt python3-libnbd python3-hivex
     mmdebstrap ca-certificates openssh-client e2fsprogs fdisk mount util-linux kmod cpio tar
-    zstd xz-utils lz4 procps
+    zstd xz-utils lz4 procps bubblewrap
 )
 
 # Room for the packages, two images, their package caches, a lab with its replica, and the tests' copies.
