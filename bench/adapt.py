@@ -1,4 +1,5 @@
-"""Adapting the lab's guest image: Refloat (direct mount) against virt-v2v-in-place, on copies, in one run."""
+"""Adapting the lab's guest image, or a guest of the tests' matrix: Refloat (direct mount) against
+virt-v2v-in-place, on copies, in one run."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from refloat.command import run
 from refloat.lab import recipes
 from refloat.lab.images import InjectedFile, personalise, root_partition, source_image
 from refloat.lab.layout import MIB
+from tests.guests.build import built
+from tests.guests.matrix import MATRIX
 from tests.system.machine import boots_to
 
 LOGIN = b"lab-web login:"
@@ -27,7 +30,9 @@ AIM = 300  # times less CPU than the peer
 PEER_PACKAGES = "virt-v2v nbdkit libguestfs-tools linux-image-amd64"
 _BLOCK = 4096
 
-Disks = tuple[Path, Path]
+Disks = tuple[Path, ...]
+# The guests that this machine's kernel can mount by itself.
+GUESTS = {case.name: case for case in MATRIX if not case.in_controller}
 
 
 @dataclass
@@ -49,19 +54,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print data instead of a table")
     parser.add_argument("--no-boot", action="store_true", help="do not boot the results")
-    parser.add_argument("--by-uuid", action="store_true", help="an easier guest: it finds its disks by UUID")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--by-uuid", action="store_true", help="an easier guest: it finds its disks by UUID")
+    which.add_argument("--guest", choices=GUESTS, help="one of the tests' matrix, which are not booted here")
     options = parser.parse_args()
     peer = shutil.which("virt-v2v-in-place") or "/usr/libexec/virt-v2v-in-place"
     if not Path(peer).exists() or not shutil.which("nbdkit") or not shutil.which("guestfish"):
         sys.exit(f"virt-v2v-in-place is not ready: apt-get install {PEER_PACKAGES}")
-    images = source_image(_say)
     with tempfile.TemporaryDirectory(prefix="refloat-bench-") as name:
-        original = _copy((images.system, images.data), Path(name) / "original")
+        original = _copy(_disks(options.guest), Path(name) / "original")
         if options.by_uuid:
             _find_disks_by_uuid(original[0])
-        rows = _rows(original, peer, Path(name), boot=not options.no_boot)
-    guest = "the lab's guest" + (", its disks by UUID" if options.by_uuid else "")
+        rows = _rows(original, peer, Path(name), boot=not (options.no_boot or options.guest))
+    guest = options.guest or "the lab's guest" + (", its disks by UUID" if options.by_uuid else "")
     print(json.dumps(_data(rows, guest), indent=2) if options.json else _table(rows, guest))
+
+
+def _disks(guest: str | None) -> Disks:
+    if guest:
+        return (built(GUESTS[guest]).disk,)
+    images = source_image(_say)
+    return (images.system, images.data)
 
 
 def _rows(original: Disks, peer: str, directory: Path, boot: bool) -> list[Row]:
@@ -85,7 +98,7 @@ def _say(line: str) -> None:
 
 def _copy(original: Disks, directory: Path) -> Disks:
     directory.mkdir()
-    copies = (directory / "sda.raw", directory / "sdb.raw")
+    copies = tuple(directory / f"sd{letter}.raw" for letter, _ in zip("ab", original, strict=False))
     for source, copy in zip(original, copies, strict=True):
         run(["cp", "--sparse=always", str(source), str(copy)])
     return copies

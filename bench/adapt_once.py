@@ -11,7 +11,8 @@ from refloat.guest.adapt import adapt
 from refloat.guest.inspect import inspect
 from refloat.model import AdaptRequest, DiskBus, NetworkMode, NicModel, PlannedDisk, PlannedNic, Secrets
 
-MAC = "00:50:56:aa:bb:cc"
+# The source's adapters, in the order of the interfaces in the guest's files.
+MACS = ("00:50:56:aa:bb:cc", "00:50:56:aa:bb:cd")
 
 
 def main() -> None:
@@ -23,7 +24,10 @@ def main() -> None:
         disks=tuple(PlannedDisk(f.stem, f.stem, f"rf-{f.stem}", f.stat().st_size) for f in files),
         disk_bus=DiskBus.VIRTIO_BLK,
         nic_model=NicModel.VIRTIO,
-        nics=(PlannedNic(MAC, MAC, "bench", NetworkMode.RESTORE, facts.nics[0], "bench"),),
+        nics=tuple(
+            PlannedNic(mac, mac, "bench", NetworkMode.RESTORE, nic, "bench")
+            for mac, nic in zip(MACS, facts.nics, strict=False)
+        ),
         secrets=Secrets("t" * 48, "n" * 32),
         channel=CHANNEL,
         report_deadline=60,

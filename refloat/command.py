@@ -60,8 +60,10 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     check: bool = True,
+    output: IO[bytes] | None = None,
 ) -> Completed:
-    """Runs `argv` to its end. `timeout` is in seconds.
+    """Runs `argv` to its end. `timeout` is in seconds. With `output` all that it says goes to that file, and
+    nothing of it is held in memory.
 
     Never pass a secret in argv: it is logged, and other users of the machine can read it.
     Raises CommandFailed for a non-zero status (unless check is False), Failed for a missing
@@ -73,7 +75,8 @@ def run(
             list(argv),
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
+            stdout=output or subprocess.PIPE,
+            stderr=subprocess.STDOUT if output else subprocess.PIPE,
             timeout=timeout,
             env=environment(env),
             cwd=cwd,
@@ -90,8 +93,8 @@ def run(
             hint=f"replay it by hand: {shlex.join(argv)}",
         ) from error
     if check and done.returncode != 0:
-        raise CommandFailed(argv, done.returncode, done.stderr)
-    return Completed(done.stdout, done.stderr, done.returncode)
+        raise CommandFailed(argv, done.returncode, done.stderr or b"")
+    return Completed(done.stdout or b"", done.stderr or b"", done.returncode)
 
 
 def stream(

@@ -19,7 +19,7 @@ DEBIAN_PACKAGES=(
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     python3 python3-venv python3-libvirt python3-libnbd python3-hivex
     mmdebstrap ca-certificates openssh-client e2fsprogs fdisk ntfs-3g mtools mount util-linux kmod cpio tar
-    zstd xz-utils lz4 procps
+    zstd xz-utils lz4 procps bubblewrap
 )
 
 # What the tests need beyond that. Wine (0.7 GB) runs the launcher of a recovered Windows guest for real.

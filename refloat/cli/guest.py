@@ -210,17 +210,19 @@ def _one_of(kind: Any, value: str, option: str) -> Any:
 
 _ADAPTER = re.compile(
     r"(?P<old>(?:[0-9a-f]{2}:){5}[0-9a-f]{2})(?:=(?P<new>(?:[0-9a-f]{2}:){5}[0-9a-f]{2}))?"
-    r"(?:,(?P<name>[A-Za-z0-9_.-]{1,15}))?"
+    r"(?:,(?P<name>[a-z0-9_.-]{1,15}))?",
+    re.ASCII | re.IGNORECASE,
 )
 
 
 def _adapter(text: str) -> Any:
     from refloat.standalone.tool import Adapter
 
-    match = _ADAPTER.fullmatch(text.lower()) and _ADAPTER.fullmatch(text[:36].lower() + text[36:])
+    match = _ADAPTER.fullmatch(text)
     if not match:
         raise typer.BadParameter(f"{text!r} is not MAC[=NEW][,NAME]", param_hint="--adapter")
-    return Adapter(match["old"], match["new"] or match["old"], match["name"] or "")
+    old, new = match["old"].lower(), (match["new"] or match["old"]).lower()
+    return Adapter(old, new, match["name"] or "")
 
 
 def _keys(options: list[str]) -> dict[str, str]:

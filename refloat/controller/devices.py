@@ -13,6 +13,7 @@ from typing import Any
 
 from refloat.controller.paths import Paths
 from refloat.errors import NotFound
+from refloat.guest import mounts
 
 _SECTOR = 512  # of /sys/block/*/size, whatever the device's own sectors are
 _BLKFLSBUF = 0x1261
@@ -96,11 +97,7 @@ def read_cached(device: str, offset: int, length: int) -> bytes:
 def holders(device: str) -> list[str]:
     """What uses this device: processes that have it open, mounts, and devices stacked on it."""
     found = [f"process {pid}" for pid in _processes_with(device)]
-    with open("/proc/self/mountinfo") as file:
-        for line in file:
-            left, _, right = line.partition(" - ")
-            if right.split()[1].startswith(device):
-                found.append(f"mount {left.split()[4]}")
+    found += [f"mount {mount.place}" for mount in mounts.table() if mount.source.startswith(device)]
     stacked = Path("/sys/block", os.path.basename(device), "holders")
     if stacked.is_dir():
         found += [f"device {name}" for name in sorted(os.listdir(stacked))]

@@ -26,6 +26,7 @@ from refloat.guest.root import place, read_texts, subvolume_now
 from refloat.guest.stack import Volumes
 from refloat.guest.systems import system_of
 from refloat.guest.tree import Tree
+from refloat.guest.unnamed_esp import kept
 from refloat.guest.windows import system as windows
 from refloat.guest.windows.adapt import caps as windows_caps
 from refloat.guest.windows.adapt import check as check_windows
@@ -191,7 +192,7 @@ def _look_again(tree: Tree, found: Sequence[Found], request: AdaptRequest, facts
     root = next(one for one in found if one.filesystem.mountpoint == "/")
     order = [disk.key for disk in request.disks]
     texts = read_texts(tree)
-    placed = place(found, root, texts, order, subvolume_now(root, texts))
+    placed = kept(found, place(found, root, texts, order, subvolume_now(root, texts)))
     for before, after in zip(found, placed, strict=True):
         if _system_mounts(before) != _system_mounts(after):
             raise _changed(f"{after.describe()} is mounted elsewhere than when the guest was inspected")

@@ -17,6 +17,7 @@ from refloat.command import run
 from refloat.errors import Failed
 from refloat.guest import leftovers
 from refloat.guest.leftovers import birth
+from refloat.guest.mounts import clear_devices
 
 _SYS = Path("/sys/block")
 _DEADLINE = 60.0
@@ -53,8 +54,12 @@ def drop_leftovers() -> None:
     for block in sorted(_SYS.glob("nbd*")):
         owner = _environment(_server(block)).get(_OWNER, "")
         if owner and owner != birth(int(owner.partition(":")[0])):
-            _unmount_all(f"/dev/{block.name}")
+            clear_devices(partial(_is_part, block.name))
             _disconnect(f"/dev/{block.name}")
+
+
+def _is_part(whole: str, name: str) -> bool:
+    return name == whole or name.startswith(f"{whole}p")
 
 
 def _connect(device: str, scratch: Path, image_format: str) -> str:
@@ -114,11 +119,3 @@ def _environment(pid: int) -> dict[str, str]:
         return {}
     pairs = (item.partition(b"=") for item in content.split(b"\0"))
     return {os.fsdecode(key): os.fsdecode(value) for key, _, value in pairs}
-
-
-def _unmount_all(node: str) -> None:
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        left, _, right = line.partition(" - ")
-        source = right.split()[1]
-        if source == node or source.startswith(f"{node}p"):
-            run(["umount", left.split()[4]], timeout=60)

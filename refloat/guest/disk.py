@@ -7,16 +7,18 @@ whoever only wants to look passes devices that are copy-on-write views (cow.py).
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import re
 import stat
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from refloat.command import run
 from refloat.errors import Failed, Refused
+from refloat.guest import mounts
 from refloat.guest.probe import Found as Found
 from refloat.guest.probe import find_filesystems as find_filesystems
 from refloat.guest.tree import Tree
@@ -35,6 +37,7 @@ WINDOWS_MOUNTS = {"/C": "ntfs", "/ESP": "vfat"}
 _BLKFLSBUF = 0x1261
 _BTRFS_FORGET = 0x50009405  # BTRFS_IOC_FORGET_DEV: int64 fd, char name[4088]
 _TIMEOUT = 120
+_PATIENCE = 4.0
 _SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
 _SUBVOLUMES = 64  # looked at
 # Never the kernel's ntfs3.
@@ -43,8 +46,6 @@ NTFS_DRIVER = "ntfs-3g"
 NTFS_OPTIONS = ("norecover", "windows_names", "streams_interface=none")
 _HINT = "the kernel's log (dmesg) says more: it may be damaged, or newer than this kernel knows"
 _NO_NTFS = "is ntfs-3g installed? Else shut Windows down fully (shutdown /s /f /t 0) and let it run chkdsk"
-_BUSY = re.compile(rb"busy|Read-only file system|write-protected")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class CannotMount(Failed):
@@ -68,6 +69,39 @@ def is_system(filesystem: GuestFilesystem) -> bool:
     )
 
 
+def system_places(filesystems: Sequence[Found]) -> dict[str, tuple[Found, str]]:
+    """What is mounted where to make the root system one tree, the root first: mount point -> filesystem and
+    subvolume. Raises Refused where no filesystem is the root."""
+    places: dict[str, tuple[Found, str]] = {}
+    for found in filesystems:
+        for mount in mounts_of(found.filesystem):
+            places.setdefault(mount.point, (found, mount.subvolume))
+    return {point: places[point] for point in layout_of(places) if point in places}
+
+
+def mount_options(found: Found, subvolume: str, writable: bool) -> list[str]:
+    """Those that no guest's filesystem is mounted without. Raises CannotMount for kinds whose driver a
+    guest's disk does not get to see."""
+    kind = found.filesystem.kind
+    if kind not in _MOUNT_KINDS:
+        raise CannotMount(
+            f"cannot mount {found.describe()} of the guest's system",
+            hint=f"supported are {', '.join(sorted(_MOUNT_KINDS))}",
+        )
+    options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
+    if kind == "ntfs":
+        options += NTFS_OPTIONS
+    if kind == "btrfs" and subvolume:
+        if "," in subvolume:
+            raise CannotMount(f"cannot mount subvolume {subvolume!r} of {found.describe()}")
+        options.append(subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}")
+    return options
+
+
+def not_plain(point: str) -> Failed:
+    return Failed(f"the guest's {point} is no plain directory to mount on", code="guest_file")
+
+
 # ---------------------------------------------------------------- mounting
 
 
@@ -78,13 +112,13 @@ def mounted(found: Found, mountpoint: Path, *, subvolume: str = "", writable: bo
     A mount left at `mountpoint` by a killed run is removed first. Raises CannotMount if the filesystem
     cannot be mounted, Failed if it cannot be unmounted.
     """
-    _clear(mountpoint)
+    mounts.clear(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
     _mount(found, mountpoint, subvolume, writable)
     try:
         yield mountpoint
     finally:
-        _unmount(mountpoint)
+        mounts.unmount(mountpoint)
         _forget(found)
 
 
@@ -96,26 +130,20 @@ def mounted_system(
 
     `filesystems` are those of the guest with the mount points of its fstab; the others are ignored.
     """
-    places: dict[str, tuple[Found, str]] = {}
-    for found in filesystems:
-        for mount in mounts_of(found.filesystem):
-            places.setdefault(mount.point, (found, mount.subvolume))
-    layout = layout_of(places)
-    _clear(mountpoint)
+    places = system_places(filesystems)
+    mounts.clear(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
-    points = [point for point in layout if point in places]
     try:
-        for point in points:
-            found, subvolume = places[point]
+        for point, (found, subvolume) in places.items():
             _place_for(mountpoint, point)
             where = mountpoint if point == "/" else _inside(mountpoint, point)
             _mount(found, where, subvolume, writable)
         with Tree(mountpoint) as tree:
             yield tree
     finally:
-        _clear(mountpoint)
-        for point in points:
-            _forget(places[point][0])
+        mounts.clear(mountpoint)
+        for point, (found, _) in places.items():
+            _forget(found)
             _remove_place(mountpoint, point)
 
 
@@ -126,6 +154,11 @@ def layout_of(places: Collection[str]) -> tuple[str, ...]:
     if "/C" in places:
         return tuple(WINDOWS_MOUNTS)
     raise Refused("no filesystem is known to be the guest's root", code="guest_root_missing")
+
+
+def driver_of(kind: str) -> str:
+    """What mounts a filesystem of this kind."""
+    return NTFS_DRIVER if kind == "ntfs" else kind
 
 
 def _place_for(mountpoint: Path, point: str) -> None:
@@ -154,10 +187,10 @@ def mounted_subvolume(mountpoint: Path) -> tuple[str, str]:
     """Path ("/" for the top level) and number of the btrfs subvolume that is mounted there."""
     where = os.path.realpath(mountpoint)
     path, number = "", ""
-    for fields in _mountinfo():
-        if _decoded(fields[4]) == where:
-            options = dict(one.partition("=")[::2] for one in fields[-1].split(","))
-            path, number = _decoded(options.get("subvol", "")), options.get("subvolid", "")
+    for mount in mounts.table():
+        if mount.place == where:
+            options = dict(one.partition("=")[::2] for one in mount.options.split(","))
+            path, number = options.get("subvol", ""), options.get("subvolid", "")
     return path.strip("/") or "/", number
 
 
@@ -176,23 +209,19 @@ def _inside(mountpoint: Path, inner: str) -> Path:
     """The host's path of the guest directory `inner`, which must be a real directory, not a symlink."""
     with Tree(mountpoint) as tree:
         if not tree.is_directory(inner) or tree.real(inner) != inner:
-            raise Failed(f"the guest's {inner} is no plain directory to mount on", code="guest_file")
+            raise not_plain(inner)
     return mountpoint / inner.lstrip("/")
 
 
 def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> None:
-    options = _options(found, subvolume, writable)
+    options = [*mount_options(found, subvolume, writable), *_local_options(found)]
     _forget(found)
-    # -w: never read-only instead, as mount does with a loop device that is left from a read-only mount.
     kind = found.filesystem.kind
-    argv = ["mount", *(["-w"] if writable else []), "-t", NTFS_DRIVER if kind == "ntfs" else kind]
-    argv += ["-o", ",".join(options), found.node, str(mountpoint)]
-    for _ in range(20):
+    with as_node(found) as node:
+        # -w: never read-only instead.
+        argv = ["mount", *(["-w"] if writable else []), "-t", driver_of(kind)]
+        argv += ["-o", ",".join(options), node, str(mountpoint)]
         done = run(argv, timeout=_TIMEOUT, check=False)
-        # A loop device is freed some time after its last mount; until then its image counts as busy.
-        if done.returncode == 0 or "loop" not in options or not _BUSY.search(done.stderr):
-            break
-        time.sleep(0.2)
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip()
         raise CannotMount(
@@ -201,34 +230,65 @@ def _mount(found: Found, mountpoint: Path, subvolume: str, writable: bool) -> No
         )
     if writable and os.statvfs(mountpoint).f_flag & os.ST_RDONLY:
         # ntfs-3g does so with a hibernated Windows, and calls it a success.
-        _unmount(mountpoint)
+        mounts.unmount(mountpoint)
         raise CannotMount(f"{found.describe()} can only be mounted read-only", hint=_NO_NTFS)
 
 
-def _options(found: Found, subvolume: str, writable: bool) -> list[str]:
+@contextmanager
+def as_node(found: Found) -> Iterator[str]:
+    """A block device to mount; a part of an image gets a loop device, which goes with its mount.
+
+    Always one that takes writes: for a read-only mount mount(8) would make one that does not, and then the
+    log of a guest that was switched off hard could not be replayed.
+    """
+    if found.is_node():
+        yield found.node
+        return
+    _wait_for_others(found)
+    size = ["--sizelimit", str(found.size)] if found.size else []
+    argv = ["losetup", "--find", "--show", "--offset", str(found.offset), *size, found.node]
+    node = run(argv, timeout=_TIMEOUT).text
+    try:
+        yield node
+    finally:
+        run(["losetup", "--detach", node], timeout=_TIMEOUT)
+
+
+def _wait_for_others(found: Found) -> None:
+    """Two loop devices on one filesystem would be two filesystems on the same bytes. One that was mounted
+    until now is freed a moment later."""
+    deadline = time.monotonic() + _PATIENCE
+    while others := [row["name"] for row in _loops(found.node) if _overlap(found, row)]:
+        if time.monotonic() > deadline:
+            raise CannotMount(
+                f"cannot mount {found.describe()}: it is in use by {', '.join(others)}",
+                hint="see `losetup --list` and `findmnt`",
+            )
+        time.sleep(0.1)
+
+
+def _loops(image: str) -> list[dict[str, Any]]:
+    argv = ["losetup", "--list", "--json", "--output", "NAME,OFFSET,SIZELIMIT", "--associated", image]
+    text = run(argv, timeout=_TIMEOUT).text
+    return list(json.loads(text)["loopdevices"]) if text else []
+
+
+def _overlap(found: Found, row: dict[str, Any]) -> bool:
+    start, size = int(row["offset"]), int(row["sizelimit"])  # a size of 0 is all the rest
+    before = size and start + size <= found.offset
+    behind = found.size and found.offset + found.size <= start
+    return not (before or behind)
+
+
+def _local_options(found: Found) -> list[str]:
+    """What this machine's kernel needs besides."""
     kind = found.filesystem.kind
-    if kind not in _MOUNT_KINDS:
-        raise CannotMount(
-            f"cannot mount {found.describe()} of the guest's system",
-            hint=f"supported are {', '.join(sorted(_MOUNT_KINDS))}",
-        )
-    options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
-    if kind == "ntfs":
-        options += NTFS_OPTIONS
-    if not found.is_node():
-        options.append("loop")
-        if found.offset:
-            options += [f"offset={found.offset}", f"sizelimit={found.size}"]
-    if kind == "xfs" and any(fields[-3] == "xfs" for fields in _mountinfo()):
+    if kind == "xfs" and any(mount.kind == "xfs" for mount in mounts.table()):
         # A clone of a mounted filesystem has its UUID, which the kernel would refuse.
-        options.append("nouuid")
-    if kind == "btrfs":
-        if "," in subvolume or (found.members and "loop" in options):
-            raise CannotMount(f"cannot mount subvolume {subvolume!r} of {found.describe()}")
-        options += [f"device={node}" for node in found.members]
-        if subvolume:
-            options.append(subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}")
-    return options
+        return ["nouuid"]
+    if kind == "btrfs" and found.members and not found.is_node():
+        raise CannotMount(f"cannot mount {found.describe()}, which has several devices, from images")
+    return [f"device={node}" for node in found.members] if kind == "btrfs" else []
 
 
 def _forget(found: Found) -> None:
@@ -240,39 +300,3 @@ def _forget(found: Found) -> None:
         with suppress(OSError), open("/dev/btrfs-control", "rb") as control:
             # A bytearray: of bytes, ioctl takes no more than 1024.
             fcntl.ioctl(control, _BTRFS_FORGET, bytearray(bytes(8) + name.ljust(4088, b"\0")))
-
-
-def _unmount(mountpoint: Path) -> None:
-    """Unmounts; a mount that stays busy is an error, never a lazy unmount: writes could come later."""
-    message = ""
-    for attempt in range(5):
-        done = run(["umount", str(mountpoint)], timeout=_TIMEOUT, check=False)
-        if done.returncode == 0:
-            return
-        message = done.stderr.decode(errors="replace").strip()
-        time.sleep(0.2 * (attempt + 1))
-    raise Failed(
-        f"cannot unmount the guest's filesystem at {mountpoint}: {message}",
-        code="guest_unmount",
-        hint=f"see who uses it (fuser -vm {mountpoint}), unmount it and run adapt again",
-    )
-
-
-def _clear(mountpoint: Path) -> None:
-    """Unmounts everything at and below `mountpoint`, the innermost first."""
-    for path in reversed(_mounts_at(os.path.realpath(mountpoint))):
-        _unmount(Path(path))
-
-
-def _mounts_at(path: str) -> list[str]:
-    places = (_decoded(fields[4]) for fields in _mountinfo())
-    return [where for where in places if where == path or where.startswith(f"{path}/")]
-
-
-def _mountinfo() -> list[list[str]]:
-    """The fields of each mount: the place is the fifth; kind, source and options are the last three."""
-    return [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-
-
-def _decoded(field: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)

@@ -28,10 +28,12 @@ from refloat.guest.notes import Notes
 from refloat.guest.root import OS_RELEASE, check_entries, device_names, find_root
 from refloat.guest.root import place as place
 from refloat.guest.tree import Tree
+from refloat.guest.unnamed_esp import with_esp
 from refloat.guest.windows import system as windows
 from refloat.guest.windows.volumes import WindowsRoot, with_mounts
 from refloat.model import (
     DiskBus,
+    Firmware,
     GuestFacts,
     GuestKernel,
     NicModel,
@@ -62,11 +64,17 @@ def inspect(
             if isinstance(root, WindowsRoot):
                 filesystems = with_mounts(root, volumes.found, mountpoint, host)
                 facts = windows.look(filesystems, order, mountpoint, (bus, nic), host)
+                esp_left = ""
             else:
                 filesystems = place(volumes.found, root.found, root.texts, order, root.subvolume)
+                filesystems, esp_left = with_esp(filesystems, root.texts.fstab, mountpoint, host)
                 with host.mounted_system(filesystems, mountpoint) as tree:
                     facts = examine(tree, filesystems, order, bus, nic)
-        return replace(facts, warnings=(*facts.warnings, *volumes.closed, *root.skipped))
+        said = (*facts.warnings, *volumes.closed, *root.skipped)
+        left = (esp_left,) if esp_left else ()
+        if facts.firmware is Firmware.UEFI:  # without it the guest does not boot
+            return replace(facts, warnings=said, problems=(*facts.problems, *left))
+        return replace(facts, warnings=(*said, *left))
     finally:
         mountpoint.rmdir()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from refloat.command import run
 from refloat.durable import write_durably
 from refloat.errors import Failed
+from refloat.guest.mounts import clear_devices
 
 _SYS_BLOCK = Path("/sys/class/block")
 _RECORDS = Path("/run/refloat/stacks")
@@ -64,7 +65,8 @@ def drop() -> None:
             owner, nodes, loops = "", [], []
         if owner and owner == birth(int(owner.partition(":")[0])):
             continue
-        _unmount({name for node in nodes for name in _above(node)})
+        standing = {name for node in nodes for name in _above(node)}
+        clear_devices(standing.__contains__)
         _take_down(nodes, loops)
         path.unlink(missing_ok=True)
 
@@ -116,16 +118,3 @@ def _remove(name: str) -> None:
             code="guest_volumes_busy",
             hint=f"see who uses it (fuser -vm /dev/{name}), and try again",
         )
-
-
-def _unmount(names: set[str]) -> None:
-    """What is mounted from these devices, with all that is mounted below it, the innermost first."""
-    mounts = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        source = os.path.basename(os.path.realpath(right.split()[1]))
-        mounts.append((left.split()[4], source))
-    roots = [where for where, source in mounts if source in names]
-    for where, _ in reversed(mounts):
-        if any(where == root or where.startswith(f"{root}/") for root in roots):
-            run(["umount", where], timeout=_TIMEOUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from refloat.model import GuestFilesystem
 
 _TIMEOUT = 120
 _SYS_BLOCK = Path("/sys/class/block")
+_ESCAPED = re.compile(r"\\(.)")
+# An EFI system partition's type: by GPT, and by MBR as sfdisk and as blkid write it.
+_ESP_TYPES = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef", "0xef"})
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,17 @@ def find_filesystems(devices: Mapping[str, str]) -> tuple[Found, ...]:
             tags.get("UUID", ""),
             tags.get("LABEL", ""),
             names=tuple(f"{tag}={value}" for tag, value in names.items() if value),
+            esp=is_esp_type(tags.get("PART_ENTRY_TYPE", part.type)),
         )
         sub = tags.get("UUID_SUB", "")
         part_type = tags.get("PART_ENTRY_TYPE", part.type)
         found.append(Found(filesystem, part.node, part.offset, part.size, sub=sub, part_type=part_type))
     return tuple(found)
+
+
+def is_esp_type(written: str) -> bool:
+    """Whether a partition's type, as a table or a program writes it, is that of an EFI system partition."""
+    return written.casefold() in _ESP_TYPES
 
 
 def joined_btrfs(found: Iterable[Found]) -> tuple[Found, ...]:
@@ -165,8 +175,9 @@ def _probe_at(part: _Part) -> dict[str, str]:
 
 def _tags(block: str) -> dict[str, str]:
     pairs = (line.partition("=") for line in block.splitlines())
-    return {key: _unescaped(value) for key, separator, value in pairs if separator}
+    return {key: unescaped(value) for key, separator, value in pairs if separator}
 
 
-def _unescaped(value: str) -> str:
-    return value.replace("\\ ", " ").replace("\\\\", "\\")
+def unescaped(value: str) -> str:
+    """A value of blkid's export format, in which a backslash stands before what a shell would not take."""
+    return _ESCAPED.sub(r"\1", value)

@@ -114,7 +114,7 @@ class _Layers:
         with suppress(OSError):
             (state / "sync_action").write_text("frozen")
         (state / "array_state").write_text("read-auto")
-        volume, names = _array_names(uuid, members[0].filesystem.label)
+        volume, names = array_names(uuid, members[0].filesystem.label)
         return self._volumes(node, volume, names, members)
 
     # -------------------------------------------------------- LUKS
@@ -126,7 +126,7 @@ class _Layers:
         uuid = one.filesystem.uuid.casefold()
         what = f"the LUKS container {uuid} on {one.describe()}"
         key = self.keys.get(uuid)
-        if key is None or not _UUID.fullmatch(uuid):
+        if key is None or not is_uuid(uuid):
             self.closed.append(f"{what} stays closed: there is no passphrase for it")
             return []
         if not self._possible(what, "cryptsetup", "dm_mod", _SYS / "class/misc/device-mapper"):
@@ -283,7 +283,11 @@ def _place(one: Found) -> str:
     return f"{one.node}@{one.offset}"
 
 
-def _array_names(uuid: str, label: str) -> tuple[str, tuple[str, ...]]:
+def is_uuid(text: str) -> bool:
+    return bool(_UUID.fullmatch(text))
+
+
+def array_names(uuid: str, label: str) -> tuple[str, tuple[str, ...]]:
     """The guest's name of an array, and others. Its superblock has "host:name"; that of 0.90 has none."""
     plain = digits(uuid)
     by_id = "md-uuid-" + ":".join(plain[at : at + 8] for at in range(0, 32, 8))

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +32,7 @@ _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _COPY_CHUNK = 1024 * 1024
+_NAMES_LIMIT = 1 << 18  # in one directory
 
 
 class GuestFileError(Failed):
@@ -158,14 +160,18 @@ class Tree:
         return full[len(self._root_path) :] or "/"
 
     def listdir(self, path: str) -> list[str]:
-        """The sorted names in a directory; none where it does not exist."""
+        """The sorted names in a directory; none where it does not exist. Raises GuestFileError for one with
+        more than a system has."""
         try:
             with self._at(path, os.O_DIRECTORY) as fd, os.scandir(f"/proc/self/fd/{fd}") as entries:
-                return sorted(entry.name for entry in entries)
+                names = sorted(entry.name for entry in islice(entries, _NAMES_LIMIT + 1))
         except OSError as error:
             if _is_absence(error):
                 return []
             raise GuestFileError(f"cannot list the guest's {path}: {error.strerror}") from error
+        if len(names) > _NAMES_LIMIT:
+            raise GuestFileError(f"the guest's {path} holds more than {_NAMES_LIMIT} names")
+        return names
 
     def readlink(self, path: str) -> str | None:
         """A symlink's target, or None for what is no symlink."""

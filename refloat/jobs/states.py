@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refloat.errors import Failed, RefloatError
-from refloat.failover import may
+from refloat.failover import OBSERVING, may
 from refloat.model import Facet, FacetState, JobState, Mode, Observer, Proof, TargetState, Verdict
 from refloat.run import Run
 from refloat.verdict import verdict
@@ -33,11 +33,23 @@ def finish_job(run: Run, state: JobState, error: RefloatError | None) -> JobStat
         raise Failed(f"job {run.job} cannot go from {before} to {state}", code="illegal_transition")
     if state in RELEASES:
         run.controller.disconnect()
+    if state is JobState.ROLLED_BACK:
+        error = error or _cause(run)
     aborts = before is JobState.RUNNING and state in AT_REST
     entered = run.store.set_state(
         run.job, state, error, release=RELEASES.get(state), before=before, unless_aborted=aborts
     )
     return state if entered else run.store.job(run.job).state
+
+
+def _cause(run: Run) -> RefloatError | None:
+    """What the failover failed of. An undo may have failed since, but that has been mended."""
+    failed = (
+        record.error
+        for record in run.store.steps(run.job)
+        if record.phase == "do" and record.step not in OBSERVING
+    )
+    return next((RefloatError.from_dict(error) for error in failed if error), None)
 
 
 def settle(run: Run) -> JobState:

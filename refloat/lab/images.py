@@ -30,10 +30,11 @@ _PACKAGES_TIMEOUT = 1200
 _DISK_TIMEOUT = 300
 
 # The mounts, loop devices and processes of a step die with its first process, and that one dies with
-# the thread that started it: nothing survives a kill -9.
+# the thread that started it: nothing survives a kill -9. What others unmount meanwhile is unmounted in there
+# as well: a copy of their mount would keep their disk busy.
 _ISOLATED = (
     *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"),
+    *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
 
 

@@ -74,7 +74,8 @@ class GuestFilesystem:
     or on a device that the guest's kernel makes of such parts, and `volume` is its name: "/dev/vg0/root",
     "/dev/md/0", "/dev/mapper/luks-root". `disk` and `partition` are then those of its first part.
     `names` are others that mean it for certain: "PARTUUID=...", "/dev/mapper/vg0-root", and names bound to
-    the hardware that the guest's own files prove to be this one.
+    the hardware that the guest's own files prove to be this one. `esp`: the partition table calls it an EFI
+    system partition.
     """
 
     disk: str
@@ -86,6 +87,7 @@ class GuestFilesystem:
     volume: str = ""
     mounts: tuple[Mount, ...] = ()
     names: tuple[str, ...] = ()
+    esp: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,30 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from refloat.command import run
 from refloat.errors import Failed, Refused
-from refloat.guest.disk import NTFS_DRIVER, NTFS_OPTIONS, WINDOWS_MOUNTS, CannotMount, layout_of, mounts_of
+from refloat.guest import disk, mounts
+from refloat.guest.disk import (
+    WINDOWS_MOUNTS,
+    CannotMount,
+    driver_of,
+    mount_options,
+    not_plain,
+    system_places,
+)
 from refloat.guest.probe import Found
 from refloat.guest.stack import Volumes
 from refloat.guest.tree import Tree
 from refloat.guest.windows.repair import DISCARD_OPTIONS, repair_failed
-from refloat.model import GuestFilesystem
+from refloat.standalone.appliance_volumes import volumes
 
 _MOUNT_WAIT = 60.0
-_UNMOUNT_TRIES = 50
-_TOP = ("subvolid=5",)
+# LUKS 2 takes up to half of the memory of the machine that made a key slot, at most 1 GiB, to open it.
+_MEMORY_FOR_KEYS = 2048  # MiB
 
 
 class ApplianceHost:
@@ -38,12 +44,13 @@ class ApplianceHost:
 
     @contextmanager
     def opened(self, devices: Mapping[str, str], keys: Mapping[str, str] | None = None) -> Iterator[Volumes]:
-        self._g = _launched(devices, self._note)
+        labels = {_label(index): key for index, key in enumerate(devices)}
+        self._g = _launched(dict(zip(labels, devices.values(), strict=True)), bool(keys), self._note)
         try:
-            closed = _unlock(self._g, keys or {})
-            yield Volumes(_found(self._g, tuple(devices)), closed)
+            nodes = self._g.list_disk_labels()
+            yield _volumes(self._g, {nodes[label]: key for label, key in labels.items()}, keys or {})
+            self._shut_down()
         finally:
-            self._g.shutdown()
             self._g.close()
             self._g = None
 
@@ -59,17 +66,12 @@ class ApplianceHost:
     def mounted_system(
         self, filesystems: Sequence[Found], mountpoint: Path, *, writable: bool = False
     ) -> Iterator[Tree]:
-        places = {
-            mount.point: (found, mount.subvolume)
-            for found in reversed(filesystems)
-            for mount in mounts_of(found.filesystem)
-        }
-        for point in layout_of(places):
-            if point in places:
-                found, subvolume = places[point]
-                if point in WINDOWS_MOUNTS:
-                    self._g.mkmountpoint(point)
-                self._mount(found, point, subvolume, writable)
+        for point, (found, subvolume) in system_places(filesystems).items():
+            if point in WINDOWS_MOUNTS:
+                self._g.mkmountpoint(point)
+            elif point != "/" and not self._is_plain(point):
+                raise not_plain(point)
+            self._mount(found, point, subvolume, writable)
         with self._shown(mountpoint), Tree(mountpoint) as tree:
             yield tree
 
@@ -87,21 +89,15 @@ class ApplianceHost:
     def read(self, found: Found, offset: int, length: int) -> bytes:
         return bytes(self._g.pread_device(found.node, length, offset))
 
-    def flush(self, devices: Mapping[str, str]) -> None:
-        """The appliance flushes when it is shut down, which opened() has done by now."""
-        for node in devices.values():
-            fd = os.open(node, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+    # The appliance's own caches are gone: it was shut down when opened() ended.
+    flush = staticmethod(disk.flush)
 
     def repair(self, found: Found, mountpoint: Path, *, session: bool) -> None:
         try:
             if session:
                 with suppress(RuntimeError):  # it empties the log, and fails as the session is still there
                     self._g.ntfsfix(found.node)
-                self._g.mount_vfs(DISCARD_OPTIONS, NTFS_DRIVER, found.node, "/")
+                self._g.mount_vfs(DISCARD_OPTIONS, driver_of("ntfs"), found.node, "/")
                 self._g.umount_all()
             self._g.ntfsfix(found.node)
         except RuntimeError as error:
@@ -110,12 +106,7 @@ class ApplianceHost:
     # ------------------------------------------------------------ inside
 
     def _mount(self, found: Found, point: str, subvolume: str, writable: bool) -> None:
-        options = ["rw" if writable else "ro", "nosuid", "nodev", "noexec", "noatime"]
-        if found.filesystem.kind == "btrfs" and subvolume:
-            options.append(subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}")
-        kind = found.filesystem.kind
-        if kind == "ntfs":
-            kind, options = NTFS_DRIVER, [*options, *NTFS_OPTIONS]
+        options, kind = mount_options(found, subvolume, writable), driver_of(found.filesystem.kind)
         try:
             self._g.mount_vfs(",".join(options), kind, found.node, point)
         except RuntimeError as error:
@@ -126,24 +117,43 @@ class ApplianceHost:
         if writable and self._g.statvfs(point)["flag"] & os.ST_RDONLY:
             raise CannotMount(f"the appliance can mount {found.describe()} read-only only")
 
+    def _is_plain(self, point: str) -> bool:
+        try:
+            return bool(self._g.is_dir(point)) and self._g.realpath(point) == point
+        except RuntimeError:  # a loop of symlinks
+            return False
+
+    def _shut_down(self) -> None:
+        """Everything written is on the disks then."""
+        try:
+            self._g.shutdown()
+        except RuntimeError as error:
+            raise Failed(f"the appliance did not shut down in order: {error}", code="appliance") from error
+
     @contextmanager
     def _shown(self, mountpoint: Path) -> Iterator[None]:
         """The appliance's tree at `mountpoint`, by a FUSE loop in a thread of its own."""
+        mounts.clear(mountpoint)
         mountpoint.mkdir(parents=True, exist_ok=True)
-        _lazily_gone(mountpoint)
         self._g.mount_local(str(mountpoint))
         thread = threading.Thread(target=_serve, args=(self._g,), daemon=True)
         thread.start()
         try:
             yield
         finally:
-            _unmount(mountpoint)
+            mounts.unmount(mountpoint)
             thread.join(_MOUNT_WAIT)
             self._g.sync()
             self._g.umount_all()
 
 
-def _launched(devices: Mapping[str, str], note: Callable[[str], None]) -> Any:
+def _label(index: int) -> str:
+    """The name of a disk in the appliance: of letters alone. What it calls sda is the first that it found."""
+    return "disk" + "".join(chr(ord("a") + int(digit)) for digit in str(index))
+
+
+def _launched(labelled: Mapping[str, str], locked: bool, note: Callable[[str], None]) -> Any:
+    """`labelled`: the label of each disk -> its raw file or device. `locked`: there are passphrases."""
     try:
         import guestfs
     except ImportError as error:
@@ -157,8 +167,10 @@ def _launched(devices: Mapping[str, str], note: Callable[[str], None]) -> Any:
     g.set_backend("direct")
     if not _has_kvm():
         g.set_backend_settings(["force_tcg"])
-    for node in devices.values():
-        g.add_drive_opts(node, format="raw")
+    if locked:
+        g.set_memsize(max(g.get_memsize(), _MEMORY_FOR_KEYS))
+    for label, node in labelled.items():
+        g.add_drive_opts(node, format="raw", label=label)
     try:
         g.launch()
     except RuntimeError as error:
@@ -187,81 +199,12 @@ def _has_kvm() -> bool:
     return os.access("/dev/kvm", os.W_OK) and ("vmx" in flags or "svm" in flags)
 
 
-def _unlock(g: Any, keys: Mapping[str, str]) -> tuple[str, ...]:
-    """Opens the LUKS containers for which there is a passphrase, then what LVM finds on them."""
-    closed = []
-    for node, kind in g.list_filesystems().items():
-        if kind != "crypto_LUKS":
-            continue
-        uuid = g.vfs_uuid(node).casefold()
-        key = {name.casefold(): one for name, one in keys.items()}.get(uuid)
-        if key is None:
-            closed.append(f"the LUKS container {uuid} stays closed: there is no passphrase for it")
-            continue
-        try:
-            g.cryptsetup_open(node, key, f"luks-{uuid}")
-        except RuntimeError as error:
-            raise Refused(
-                f"the passphrase for the LUKS container {uuid} does not open it", code="luks_key"
-            ) from error
-    g.lvm_scan(True)
-    return tuple(closed)
-
-
-def _found(g: Any, keys: Sequence[str]) -> tuple[Found, ...]:
-    """Every filesystem that the appliance sees, in Refloat's words. Its disks are sda, sdb, ... in order."""
-    disks = dict(zip(g.list_devices(), keys, strict=False))
-    found = []
-    for node, kind in g.list_filesystems().items():
-        if kind in ("unknown", ""):
-            continue
-        below = _below(g, node, disks)
-        if below is None:
-            continue
-        disk, partition = below
-        volume = "" if node in g.list_partitions() or node in disks else node
-        filesystem = GuestFilesystem(
-            disk, partition, kind, _asked(g.vfs_uuid, node), _asked(g.vfs_label, node), volume=volume
-        )
-        found.append(Found(filesystem, node))
-    return tuple(found)
-
-
-def _below(g: Any, node: str, disks: Mapping[str, str]) -> tuple[str, int] | None:
-    """The disk and partition on which a filesystem (its first part) lies."""
-    if node in disks:
-        return disks[node], 0
-    if node in g.list_partitions():
-        return disks[g.part_to_dev(node)], int(g.part_to_partnum(node))
-    if node in g.lvs():
-        group = node.split("/")[2]
-        uuids = {pv["pv_uuid"].replace("-", ""): pv["pv_name"] for pv in g.pvs_full()}
-        first = next(iter(g.vgpvuuids(group)), "")
-        return _below(g, uuids.get(first.replace("-", ""), ""), disks) if first else None
-    return (next(iter(disks.values())), 0) if node.startswith("/dev/m") else None
-
-
-def _asked(question: Callable[[str], str], node: str) -> str:
+def _volumes(g: Any, disks: Mapping[str, str], keys: Mapping[str, str]) -> Volumes:
     try:
-        return question(node)
-    except RuntimeError:
-        return ""
-
-
-def _unmount(mountpoint: Path) -> None:
-    for attempt in range(_UNMOUNT_TRIES):
-        if run(["umount", str(mountpoint)], timeout=_MOUNT_WAIT, check=False).returncode == 0:
-            return
-        time.sleep(0.1 * (attempt > 0))
-    raise Failed(f"cannot unmount {mountpoint}", code="guest_unmount", hint=f"see `fuser -vm {mountpoint}`")
-
-
-def _lazily_gone(mountpoint: Path) -> None:
-    """A FUSE mount whose appliance was killed: it can only be taken away."""
-    if not os.path.ismount(mountpoint) and os.path.lexists(mountpoint):
-        try:
-            os.listdir(mountpoint)
-            return
-        except OSError:
-            pass
-    run(["umount", "-l", str(mountpoint)], timeout=_MOUNT_WAIT, check=False)
+        return volumes(g, disks, keys)
+    except RuntimeError as error:
+        raise Refused(
+            f"the appliance cannot tell what is on the disks: {error}",
+            code="guest_disks_unreadable",
+            hint="the partition table, or what LVM or md keep, may be damaged",
+        ) from error

@@ -17,7 +17,7 @@ from refloat.codec import DecodeError, decode, encode
 from refloat.durable import write_durably
 from refloat.errors import Refused
 from refloat.guest.boundary import LINUX, Boundary
-from refloat.guest.journal import Journal
+from refloat.guest.journal import Journal, has_begun
 from refloat.guest.tree import Tree
 from refloat.model import Adaptation, AdaptRequest, Secrets
 
@@ -27,6 +27,7 @@ FORMAT = 1
 class State(StrEnum):
     ADAPTING = "adapting"  # and so it stays when it was killed
     ADAPTED = "adapted"
+    UNDOING = "undoing"  # as ADAPTING
     UNDONE = "undone"
 
 
@@ -39,13 +40,15 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """`marks`: filesystem UUID -> generation.py's mark when Refloat was done."""
+    """By filesystem UUID, `marks`: generation() when the adaptation was done; `mounts`: mounts() when Refloat
+    was about to mount it for writing, the last time."""
 
     format: int
     state: State
     images: tuple[ImageRecord, ...]
     request: AdaptRequest
     marks: dict[str, str] = field(default_factory=dict)
+    mounts: dict[str, str] = field(default_factory=dict)
     adaptation: Adaptation | None = None
 
 
@@ -60,8 +63,9 @@ class Evidence:
         return path
 
     @property
-    def facts_known(self) -> bool:
-        return (self.directory / "run/facts.json").exists()
+    def begun(self) -> bool:
+        """Whether the guest may have been changed."""
+        return has_begun(self.directory / "run")
 
     def load(self) -> Record | None:
         """What the directory tells; None where it is new. Raises Refused where it is something else."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from refloat.command import CommandFailed, Service, run
 from refloat.errors import Refused
+from refloat.standalone.headers import extents
 
 FORMATS = frozenset({"raw", "qcow2", "vmdk", "vhdx"})
 _TIMEOUT = 60.0
@@ -39,10 +40,12 @@ def look(path: Path, image_format: str = "") -> Image:
         return Image(path, "raw", _device_size(path))
     if not stat.S_ISREG(status.st_mode):
         raise Refused(f"{path} is neither a file nor a block device", code="bad_image")
+    if image_format != "raw":
+        for extent in extents(path):  # before QEMU opens them
+            _check_extent(path, path.parent / extent)
     argv = ["qemu-img", "info", "--output=json", "--force-share"]
-    done = run(
-        [*argv, *(["-f", image_format] if image_format else []), str(path)], timeout=_TIMEOUT, check=False
-    )
+    argv += ["-f", image_format] if image_format else []
+    done = run([*argv, str(path.absolute())], timeout=_TIMEOUT, check=False)
     if done.returncode != 0:
         raise Refused(
             f"{path} cannot be read as a disk image: {done.stderr.decode(errors='replace').strip()}",
@@ -135,43 +138,35 @@ def _raw(image: Image, work: Path, writable: bool) -> Iterator[str]:
         file, image_format = image.path, image.format
     else:
         file, image_format = work / "overlay.qcow2", "qcow2"
-        argv = [
-            "qemu-img",
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-b",
-            str(image.path.absolute()),
-            "-F",
-            image.format,
-        ]
-        run([*argv, str(file)], timeout=_TIMEOUT)
+        argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", image.format]
+        run([*argv, "-b", str(image.path.absolute()), str(file)], timeout=_TIMEOUT)
     with _daemon(image, file, image_format, target):
         yield str(target)
 
 
 @contextmanager
 def _daemon(image: Image, file: Path, image_format: str, target: Path) -> Iterator[None]:
+    driver = "host_device" if _is_device(file) else "file"
     blockdevs = [
-        {
-            "driver": "host_device" if _is_device(file) else "file",
-            "node-name": "file",
-            "filename": str(file.absolute()),
-        },
+        {"driver": driver, "node-name": "file", "filename": str(file.absolute())},
         {"driver": image_format, "node-name": "disk", "file": "file", "discard": "unmap"},
     ]
     export = {
         "type": "fuse", "id": "export", "node-name": "disk", "mountpoint": str(target.absolute()),
         "writable": True, "growable": False,
     }  # fmt: skip
-    argv = ["qemu-storage-daemon"]
-    for blockdev in blockdevs:
-        argv += ["--blockdev", json.dumps(blockdev)]
-    service = Service([*argv, "--export", json.dumps(export)])
+    nodes = [word for blockdev in blockdevs for word in ("--blockdev", json.dumps(blockdev))]
+    service = Service(["qemu-storage-daemon", *nodes, "--export", json.dumps(export)])
+    try:
+        _wait_for(service, image, target)
+        yield
+    finally:
+        service.stop()
+
+
+def _wait_for(service: Service, image: Image, target: Path) -> None:
     try:
         service.wait_until(lambda: target.stat().st_size == image.capacity, _TIMEOUT)
-        yield
     except CommandFailed as error:
         if b"lock" in error.stderr:
             raise Refused(
@@ -180,8 +175,6 @@ def _daemon(image: Image, file: Path, image_format: str, target: Path) -> Iterat
                 hint="shut the VM down that runs from it",
             ) from error
         raise
-    finally:
-        service.stop()
 
 
 def _is_device(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,9 +19,10 @@ from refloat.guest import undo as engine
 from refloat.guest.adapt import adapt as adapt_guest
 from refloat.guest.adapt import same_system
 from refloat.guest.disk import is_system
-from refloat.guest.generation import generation
+from refloat.guest.generation import Read, generation, mounted_since, mounts
 from refloat.guest.host import Host
 from refloat.guest.inspect import inspect as inspect_guest
+from refloat.guest.mounts import clear
 from refloat.guest.probe import Found
 from refloat.guest.systems import system_of
 from refloat.model import (
@@ -38,6 +39,7 @@ from refloat.model import (
 from refloat.policy import Policy
 from refloat.standalone.evidence import FORMAT, Evidence, ImageRecord, Record, State
 from refloat.standalone.images import Image, disk_key, opened
+from refloat.standalone.watched import Watched
 
 CHANNEL = "org.refloat.report"
 
@@ -92,22 +94,22 @@ def adapt(
     Raises Refused before anything was changed.
     """
     record = evidence.load()
-    if record is None or record.state is State.UNDONE:
+    if record is not None and record.state is not State.ADAPTING:
+        raise _not_again(evidence, record.state)
+    if record is not None and evidence.begun:
+        facts = _facts(evidence)
+        _check_images(images, record)
+        _check_wishes(record.request, _request(images, wishes, facts, record.request.job))
+    else:  # whatever was meant by then: nothing came of it
         facts = inspect(images, wishes, host)
         request = _request(images, wishes, facts, f"guest-{secrets.token_hex(4)}")
-        if record is not None:
-            raise _not_again(evidence, "undone")
         record = Record(FORMAT, State.ADAPTING, tuple(map(_image_record, images)), request)
-    elif record.state is State.ADAPTED:
-        raise _not_again(evidence, "adapted")
-    else:
-        _check_images(images, record)
-        facts = _facts(evidence) if evidence.facts_known else inspect(images, wishes, host)
     request = replace(record.request, luks_keys=wishes.keys)
     evidence.save(record)
+    watched = _watched(host, evidence, record)
     with _work() as work, opened(images, work, writable=True) as devices:
         request = _with_drivers(request, wishes, facts, work)
-        done = adapt_guest(request, devices, facts, evidence.run_dir, progress, host=host)
+        done = adapt_guest(request, devices, facts, evidence.run_dir, progress, host=watched)
         marks = _marks(devices, done.facts, wishes, host)
     evidence.save(replace(record, state=State.ADAPTED, marks=marks, adaptation=done))
     return done
@@ -123,18 +125,16 @@ def undo(images: Sequence[Image], evidence: Evidence, keys: dict[str, str], host
     if record is None:
         raise Refused(f"there is no evidence in {evidence.directory}", code="bad_evidence")
     _check_images(images, record)
-    if not evidence.facts_known or record.state is State.UNDONE:
+    if not evidence.begun or record.state is State.UNDONE:
         return ()
     facts = _facts(evidence)
-    wishes = Wishes(keys=keys)
+    watched = _watched(host, evidence, record, then=State.UNDOING)
     with _work() as work, opened(images, work, writable=True) as devices:
-        if record.state is State.ADAPTED:
-            _check_marks(record, _marks(devices, facts, wishes, host))
-        with host.opened(devices, keys) as volumes:
+        with watched.opened(devices, keys) as volumes:
             found = same_system(volumes, facts)
-            with host.mounted_system(found, evidence.run_dir / "mnt", writable=True) as tree:
+            with watched.mounted_system(found, evidence.run_dir / "mnt", writable=True) as tree:
                 restored = engine.undo(tree, evidence.journal(tree, system_of(facts).boundary))
-        host.flush(devices)
+        watched.flush(devices)
     evidence.save(replace(record, state=State.UNDONE))
     return restored
 
@@ -206,20 +206,57 @@ def _marks(devices: dict[str, str], facts: GuestFacts, wishes: Wishes, host: Hos
     """What each filesystem of the guest's system shows of the last time that it was written."""
     with host.opened(devices, wishes.keys) as volumes:
         found = [one for one in same_system(volumes, facts) if is_system(one.filesystem)]
-        return {one.filesystem.uuid: _mark(one, host) for one in found}
+        return _of_each(generation, found, host)
 
 
-def _mark(found: Found, host: Host) -> str:
-    return generation(found.filesystem.kind, partial(host.read, found))
+def _of_each(mark: Callable[[str, Read], str], found: Sequence[Found], host: Host) -> dict[str, str]:
+    return {one.filesystem.uuid: mark(one.filesystem.kind, partial(host.read, one)) for one in found}
 
 
-def _check_marks(record: Record, now: dict[str, str]) -> None:
-    moved = sorted(uuid for uuid, mark in record.marks.items() if now.get(uuid) != mark)
-    if moved:
+def _watched(host: Host, evidence: Evidence, record: Record, then: State | None = None) -> Host:
+    """Refuses to write to a guest that has run since Refloat wrote to it; else the evidence says, before the
+    first write, that Refloat does (in state `then`)."""
+
+    def before(found: Sequence[Found]) -> None:
+        clear(evidence.run_dir / "mnt")  # of a run that was killed
+        now = _of_each(mounts, found, host)
+        if record.state is State.ADAPTED:
+            marks = _of_each(generation, found, host)
+            _check_same("adapted", (uuid for uuid in record.marks if marks.get(uuid) != record.marks[uuid]))
+        else:
+            moved = (uuid for uuid in now if mounted_since(record.mounts.get(uuid, ""), now[uuid]))
+            _check_same("half undone" if record.state is State.UNDOING else "half adapted", moved)
+        evidence.save(replace(record, state=then or record.state, mounts=now))
+
+    return Watched(host, before)
+
+
+def _check_same(since: str, moved: Iterable[str]) -> None:
+    if names := ", ".join(sorted(moved)):
         raise Refused(
-            f"the guest has run since it was adapted (filesystem {', '.join(moved)} was written)",
+            f"the guest has run since it was {since} (filesystem {names} was written)",
             code="guest_has_run",
-            hint="undo would mix two states of its files; restore the disk from a snapshot instead",
+            hint="that would mix two states of its files; restore the disk from a snapshot instead",
+        )
+
+
+# Of a request, and the option that says it.
+_SAID_BY = {
+    "disk_bus": "--bus",
+    "nic_model": "--nic",
+    "nics": "--adapter or --network",
+    "serial_console": "--serial-console",
+}
+
+
+def _check_wishes(begun: AdaptRequest, now: AdaptRequest) -> None:
+    """What was begun one way is not finished in another."""
+    changed = [said for name, said in _SAID_BY.items() if getattr(begun, name) != getattr(now, name)]
+    if changed:
+        raise Refused(
+            f"the adaptation was begun with another {', '.join(changed)}",
+            code="other_wishes",
+            hint="give the same options to finish it; or undo it, and adapt with a new evidence directory",
         )
 
 
@@ -234,9 +271,10 @@ def _check_images(images: Sequence[Image], record: Record) -> None:
         )
 
 
-def _not_again(evidence: Evidence, state: str) -> Refused:
+def _not_again(evidence: Evidence, state: State) -> Refused:
+    what = "half undone" if state is State.UNDOING else state.value
     return Refused(
-        f"{evidence.directory} is the evidence of a guest that was {state}",
+        f"{evidence.directory} is the evidence of a guest that was {what}",
         code="bad_evidence",
         hint="name a new directory; to take an adaptation back, `refloat guest undo`",
     )

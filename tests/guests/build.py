@@ -22,13 +22,20 @@ _SCRIPTS = ("guest.sh", "disk.sh")
 PASSPHRASE = "correct-horse"  # of LUKS guests
 _TIMEOUT = 600  # seconds
 _MIB = 3072
+# Host keys, users, passwords, and the instances that cloud-init has seen.
+WHO = """\
+cat /etc/ssh/ssh_host_*.pub
+sha256sum /etc/shadow /etc/passwd
+ls /var/lib/cloud/instances 2>/dev/null || :
+"""
+_WHO_NOW = 'mount -o ro,loop,offset=1048576 "$1" "$2" && chroot "$2" sh -c "$3" >"$4"'
 _NAMESPACE = uuid.UUID("5c1f9a7e-2d4b-4e0a-9b5d-6f0f1c2a7d11")
 
 
 @dataclass(frozen=True)
 class Guest:
-    """A built guest: its disk (copy it, never write it), the key that gets in by SSH, and its host keys and
-    users as it was built."""
+    """A built guest: its disk (copy it, never write it), the key that gets in by SSH, and what WHO says of it
+    on the source."""
 
     disk: Path
     key: Path
@@ -56,7 +63,8 @@ def environment(case: GuestCase, key: str) -> dict[str, str]:
         "FILESYSTEM": case.filesystem,
         "LAYOUT": case.layout,
         "FIRMWARE": case.firmware.value,
-        "CLOUD_INIT": "yes" if case.cloud_init else "",
+        "ESP": "" if case.firmware is Firmware.BIOS else "fstab" if case.esp_in_fstab else "unnamed",
+        "CLOUD_INIT": case.cloud_init,
         "NICS": "\n".join(" ".join(field or "-" for field in row) for row in rows),
         "DNS": DNS,
         "KEY": key,
@@ -67,6 +75,7 @@ def environment(case: GuestCase, key: str) -> dict[str, str]:
         "MACHINE_ID": identity(case, "machine").replace("-", ""),
         "DISK_ID": f"0x{identity(case, 'disk')[:8]}",
         "ESP_ID": identity(case, "esp")[:8],
+        "WHO": WHO,
     }
 
 
@@ -86,7 +95,9 @@ def built(case: GuestCase) -> Guest:
         if case.layout != "plain":
             _volumes(directory, variables)
         if case.initramfs_tool == "dracut":
-            first_life(directory / "system.raw", directory)
+            first_life([directory / "system.raw"], (), directory)
+        if case.cloud_init == "recorded":
+            _first_boot_of_an_instance(case, directory)
 
     made_of = content_key("1", packages_key(case.suite, case.packages), scripts, *parts)
     directory = entry(f"guest-{case.name}", made_of, build)
@@ -103,6 +114,17 @@ def _volumes(directory: Path, variables: dict[str, str]) -> None:
     job = head + (_HERE / "volumes.sh").read_text()
     in_controller(directory, job, {"guest": directory / "system.raw", "tree": tree}, {})
     tree.unlink()
+
+
+def _first_boot_of_an_instance(case: GuestCase, directory: Path) -> None:
+    """cloud-init makes the machine from the seed that disk.sh left: it is another than it was built."""
+    seed, system, where = directory / "seed.img", directory / "system.raw", directory / "mnt"
+    first_life([system, seed], case.nics, directory)
+    seed.unlink()
+    where.mkdir()
+    argv = ["sh", "-c", _WHO_NOW, "sh", str(system), str(where), WHO, str(directory / "identity")]
+    run([*ISOLATED, *argv], timeout=_TIMEOUT)
+    where.rmdir()
 
 
 def _key() -> Path:

@@ -2,8 +2,9 @@
 # A root filesystem's tar becomes a guest's bootable raw disk. Runs in mount and PID namespaces of its own:
 # whatever happens, no mount and no loop device outlives it. Nothing of the guest's needs partition nodes.
 #
-# usage: disk.sh DIRECTORY TAR RECIPES MIB; the rest as guest.sh. Leaves DIRECTORY/system.raw, or, for layouts
-# that need a device-mapper (lvm, luks), DIRECTORY/tree.tar.
+# usage: disk.sh DIRECTORY TAR RECIPES MIB; the rest as guest.sh, and WHO, the command that says who the guest is.
+# Leaves DIRECTORY/system.raw, DIRECTORY/identity, for layouts that need a device-mapper (lvm, luks)
+# DIRECTORY/tree.tar, and DIRECTORY/seed.img for a cloud-init that is to have run.
 set -eu
 umask 022
 work=$1 tar=$2 recipes=$3 mib=$4
@@ -17,18 +18,18 @@ mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t tmpfs tmpfs "$root/run"
-mkdir "$root/run/work"
-mount --bind "$work" "$root/run/work"
+mkdir "$root/run/build"
+mount --bind "$work" "$root/run/build"
 in_guest() {
     env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
         DEBIAN_FRONTEND=noninteractive NAME="$NAME" TOOL="$TOOL" STACK="$STACK" FILESYSTEM="$FILESYSTEM" \
-        LAYOUT="$LAYOUT" FIRMWARE="$FIRMWARE" CLOUD_INIT="$CLOUD_INIT" NICS="$NICS" DNS="$DNS" KEY="$KEY" \
+        LAYOUT="$LAYOUT" FIRMWARE="$FIRMWARE" ESP="$ESP" CLOUD_INIT="$CLOUD_INIT" NICS="$NICS" DNS="$DNS" KEY="$KEY" \
         ROOT_SPEC="$ROOT_SPEC" ROOT_UUID="$ROOT_UUID" BOOT_UUID="$BOOT_UUID" LUKS_UUID="$LUKS_UUID" \
         MACHINE_ID="$MACHINE_ID" chroot "$root" "$@"
 }
 cp "$recipes/guest.sh" "$root/run/guest.sh"
 in_guest /bin/sh /run/guest.sh
-in_guest sh -c 'cat /etc/ssh/ssh_host_*.pub; sha256sum /etc/shadow /etc/passwd' >"$work/identity"
+in_guest sh -c "$WHO" >"$work/identity"
 
 truncate -s "${mib}M" "$image"
 first=2048
@@ -38,13 +39,13 @@ uefi:*)
     printf 'label: gpt\n2048,131072,U\n133120,,L\n' | sfdisk -q "$image"
     esp=$work/esp.img
     truncate -s 64M "$esp"
-    in_guest mkfs.vfat -n ESP -i "$ESP_ID" /run/work/esp.img >/dev/null
-    in_guest mmd -i /run/work/esp.img ::/EFI ::/EFI/debian
+    in_guest mkfs.vfat -n ESP -i "$ESP_ID" /run/build/esp.img >/dev/null
+    in_guest mmd -i /run/build/esp.img ::/EFI ::/EFI/debian
     # Neither boot entries (those were in the old machine's NVRAM) nor a fallback loader.
-    in_guest mcopy -i /run/work/esp.img /usr/lib/shim/shimx64.efi.signed ::/EFI/debian/shimx64.efi
-    in_guest mcopy -i /run/work/esp.img /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed ::/EFI/debian/grubx64.efi
+    in_guest mcopy -i /run/build/esp.img /usr/lib/shim/shimx64.efi.signed ::/EFI/debian/shimx64.efi
+    in_guest mcopy -i /run/build/esp.img /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed ::/EFI/debian/grubx64.efi
     printf "search.fs_uuid %s root\nset prefix=(\$root)'/boot/grub'\nconfigfile \$prefix/grub.cfg\n" "$ROOT_UUID" >"$work/grub.cfg"
-    in_guest mcopy -i /run/work/esp.img /run/work/grub.cfg ::/EFI/debian/grub.cfg
+    in_guest mcopy -i /run/build/esp.img /run/build/grub.cfg ::/EFI/debian/grub.cfg
     dd if="$esp" of="$image" bs=1M seek=1 conv=notrunc,sparse status=none
     rm "$esp" "$work/grub.cfg"
     ;;
@@ -62,9 +63,9 @@ if [ "$LAYOUT" = plain ]; then # with the guest's own tools: those of its age
     part=$work/part.img
     truncate -s $((mib * 1048576 - first * 512 - 1048576)) "$part"
     case $FILESYSTEM in
-    ext4) in_guest mke2fs -q -t ext4 -U "$ROOT_UUID" -J size=16 /run/work/part.img ;;
-    xfs) in_guest mkfs.xfs -q -m "uuid=$ROOT_UUID" /run/work/part.img ;;
-    btrfs) in_guest mkfs.btrfs -q -U "$ROOT_UUID" /run/work/part.img ;;
+    ext4) in_guest mke2fs -q -t ext4 -U "$ROOT_UUID" -J size=16 /run/build/part.img ;;
+    xfs) in_guest mkfs.xfs -q -m "uuid=$ROOT_UUID" /run/build/part.img ;;
+    btrfs) in_guest mkfs.btrfs -q -U "$ROOT_UUID" /run/build/part.img ;;
     esac
     to=$root/mnt
     mount -t "$FILESYSTEM" -o loop,noatime "$part" "$to"
@@ -74,7 +75,7 @@ if [ "$LAYOUT" = plain ]; then # with the guest's own tools: those of its age
         to=$root/mnt/@rootfs
     fi
 fi
-umount "$root/run/work" "$root/run" "$root/sys" "$root/proc"
+umount "$root/run/build" "$root/run" "$root/sys" "$root/proc"
 umount -l "$root/dev"
 pack() { tar -c --one-file-system --numeric-owner --xattrs --xattrs-include='*' -C "$root" .; }
 if [ "$LAYOUT" = plain ]; then

@@ -1,6 +1,6 @@
 #!/bin/sh
 # One guest as it looks after years on VMware. Runs inside the new root; all that varies comes from the
-# environment: NAME TOOL STACK FILESYSTEM LAYOUT FIRMWARE CLOUD_INIT NICS DNS ROOT_SPEC ROOT_UUID BOOT_UUID
+# environment: NAME TOOL STACK FILESYSTEM LAYOUT FIRMWARE ESP CLOUD_INIT NICS DNS ROOT_SPEC ROOT_UUID BOOT_UUID
 # LUKS_UUID KEY. NICS has a line per adapter: name, address, gateway, IPv6 address, its gateway ("-": none).
 set -eu
 KERNEL=$(ls /lib/modules)
@@ -35,7 +35,7 @@ esac
     echo "$ROOT_SPEC / $FILESYSTEM $options 0 1"
     [ "$FILESYSTEM" != btrfs ] || echo "$ROOT_SPEC /home btrfs defaults,subvol=@home 0 2"
     [ "$LAYOUT" = plain ] || echo '/dev/sda1 /boot ext4 defaults 0 2'
-    [ "$FIRMWARE" = bios ] || echo '/dev/sda1 /boot/efi vfat umask=0077 0 1'
+    [ "$ESP" != fstab ] || echo '/dev/sda1 /boot/efi vfat umask=0077 0 1'
 } >/etc/fstab
 mkdir -p /boot/efi
 [ "$LAYOUT" != luks ] || echo "sda2_crypt UUID=$LUKS_UUID none luks,discard,initramfs" >/etc/crypttab
@@ -52,18 +52,24 @@ ifupdown() {
     done >>/etc/network/interfaces
 }
 
+ethernets() {
+    printf 'network:\n  version: 2\n  renderer: networkd\n  ethernets:\n'
+    echo "$NICS" | while read -r name address gateway address6 gateway6; do
+        printf '    %s:\n      dhcp4: no\n      addresses:\n        - %s\n' "$name" "$address"
+        [ "$gateway" = - ] || printf '      routes:\n        - to: default\n          via: %s\n' "$gateway"
+        [ "$gateway" = - ] || printf '      nameservers:\n        addresses: [%s]\n' "$DNS"
+    done
+}
+
 netplan() {
     echo "nameserver $DNS" >/etc/resolv.conf
+    command -v netplan >/dev/null
+    [ "$CLOUD_INIT" != recorded ] || return 0 # it writes the network itself
     {
-        printf '# The server has one address.\nnetwork:\n  version: 2\n  renderer: networkd\n  ethernets:\n'
-        echo "$NICS" | while read -r name address gateway address6 gateway6; do
-            printf '    %s:\n      dhcp4: no\n      addresses:\n        - %s\n' "$name" "$address"
-            [ "$gateway" = - ] || printf '      routes:\n        - to: default\n          via: %s\n' "$gateway"
-            [ "$gateway" = - ] || printf '      nameservers:\n        addresses: [%s]\n' "$DNS"
-        done
+        echo '# The server has one address.'
+        ethernets
     } >/etc/netplan/01-netcfg.yaml
     chmod 0600 /etc/netplan/01-netcfg.yaml
-    command -v netplan >/dev/null
 }
 
 networkmanager() {
@@ -81,16 +87,61 @@ networkmanager() {
 
 "$STACK"
 
+# What runs once, on VMware's hardware, before the disk is done (see build.py). It ends with the power off.
+first_life() { # COMMAND
+    cat >/etc/systemd/system/first-life.service <<UNIT
+[Unit]
+Description=What happened on the source
+After=multi-user.target
+[Service]
+Type=oneshot
+StandardOutput=journal+console
+StandardError=journal+console
+ExecStart=/bin/sh -c '$1 && systemctl disable first-life.service && rm /etc/systemd/system/first-life.service && sync && echo FIRST-LIFE-DONE; systemctl poweroff'
+[Install]
+WantedBy=multi-user.target
+UNIT
+    systemctl --quiet enable first-life.service
+}
+
 # It ran on another platform: what it meets after the failover is a new instance to cloud-init, which
 # then makes new host keys, sets the hostname and writes the network anew.
-if [ -n "$CLOUD_INIT" ]; then
-    printf 'datasource_list: [ NoCloud, None ]\n' >/etc/cloud/cloud.cfg.d/90_datasource.cfg
+[ -z "$CLOUD_INIT" ] || printf 'datasource_list: [ NoCloud, None ]\n' >/etc/cloud/cloud.cfg.d/90_datasource.cfg
+
+# Its record of the instance is lost, as after a clean.
+unrecorded() {
     mkdir -p /var/lib/cloud/instances/iid-vmware/sem /var/lib/cloud/data
     ln -s instances/iid-vmware /var/lib/cloud/instance
     echo iid-vmware >/var/lib/cloud/data/instance-id
     cp /var/lib/cloud/data/instance-id /var/lib/cloud/data/previous-instance-id
     touch /var/lib/cloud/instances/iid-vmware/sem/config_ssh /var/lib/cloud/instances/iid-vmware/boot-finished
-fi
+}
+
+# The source has a disk from which cloud-init makes the machine at its first boot; the destination has none.
+recorded() {
+    first_life 'cloud-init status --wait >/dev/null; test -s /var/lib/cloud/instance/obj.pkl'
+    mkdir /run/seed
+    cd /run/seed
+    printf 'instance-id: iid-vmware\nlocal-hostname: %s\n' "$NAME" >meta-data
+    ethernets >network-config
+    cat >user-data <<'SEED'
+#cloud-config
+disable_root: false
+ssh_genkeytypes: [ecdsa, ed25519]
+chpasswd:
+  expire: false
+  users:
+    - name: app
+      type: hash
+      password: "$6$refloattests$YZZsScxMFVTwtUYKNajlpM.6rCLoUCtl.QlEaAlhfbWtPrNNzgAXgTjzYB/1Wstyk3eZ1rQChGdmkqdA1j0dL1"
+SEED
+    truncate -s 1M /run/build/seed.img
+    mkfs.vfat -n CIDATA /run/build/seed.img >/dev/null
+    mcopy -i /run/build/seed.img meta-data user-data network-config ::
+    cd /
+}
+
+[ -z "$CLOUD_INIT" ] || "$CLOUD_INIT"
 
 # --- the initramfs has VMware's drivers, and nothing of virtio --------------------------------------
 # Newer kernels probe disks side by side: with the disk driver there before the adapter, each is named
@@ -113,25 +164,12 @@ initramfs_tools() {
     fi
 }
 
-# dracut looks at the hardware on which it runs: this one boots once, on VMware's, and makes its own there
-# (see first_life in build.py).
+# dracut looks at the hardware on which it runs: this one boots once, on VMware's, and makes its own there.
 dracut_first() {
     dracut --force --no-hostonly --omit "qemu qemu-net virtfs virtiofs" \
         --add-drivers "vmw_pvscsi sd_mod $FILESYSTEM" --omit-drivers "virtio_blk virtio_scsi virtio_net" \
         "/boot/initrd.img-$KERNEL" "$KERNEL" >/dev/null
-    cat >/etc/systemd/system/first-life.service <<'UNIT'
-[Unit]
-Description=The initramfs of this hardware
-After=multi-user.target
-[Service]
-Type=oneshot
-StandardOutput=journal+console
-StandardError=journal+console
-ExecStart=/bin/sh -c 'dracut --force --hostonly --omit "qemu qemu-net" /boot/initrd.img-$(uname -r) $(uname -r) && systemctl disable first-life.service && rm /etc/systemd/system/first-life.service && sync && echo FIRST-LIFE-DONE; systemctl poweroff'
-[Install]
-WantedBy=multi-user.target
-UNIT
-    systemctl --quiet enable first-life.service
+    first_life 'dracut --force --hostonly --omit "qemu qemu-net" /boot/initrd.img-$(uname -r) $(uname -r)'
 }
 
 case $TOOL in

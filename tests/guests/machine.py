@@ -139,11 +139,13 @@ def machine(directory: Path, argv: Sequence[str], channels: Sequence[str] = ()) 
 # ---------------------------------------------------------------- hardware
 
 
-def vmware_hardware(disk: Path, nics: Sequence[GuestNic] = ()) -> list[str]:
-    """A paravirtual SCSI disk (/dev/sda) and vmxnet3 NICs that the kernel calls ens192, ens224, ..."""
+def vmware_hardware(disks: Sequence[Path], nics: Sequence[GuestNic] = ()) -> list[str]:
+    """Paravirtual SCSI disks (/dev/sda, ...) and vmxnet3 NICs that the kernel calls ens192, ens224, ..."""
     argv = ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
-    argv += ["-device", "pvscsi,id=s0,addr=0x10", "-device", "scsi-hd,bus=s0.0,drive=d0"]
-    argv += ["-drive", f"if=none,id=d0,file={disk},format=raw"]
+    argv += ["-device", "pvscsi,id=s0,addr=0x10"]
+    for number, disk in enumerate(disks):
+        argv += ["-drive", f"if=none,id=d{number},file={disk},format=raw"]
+        argv += ["-device", f"scsi-hd,bus=s0.0,scsi-id={number},drive=d{number},bootindex={number}"]
     for number, nic in enumerate(nics):
         slot = nic.name.removeprefix("ens")
         argv += [
@@ -196,9 +198,9 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def first_life(disk: Path, directory: Path) -> None:
-    """Boots a guest on VMware's hardware, where it makes its own initramfs and powers off."""
-    argv = [*vmware_hardware(disk), "-boot", "strict=on"]
+def first_life(disks: Sequence[Path], nics: Sequence[GuestNic], directory: Path) -> None:
+    """Boots a guest on VMware's hardware, where it does what made it what it is, and powers off."""
+    argv = [*vmware_hardware(disks, nics), "-boot", "strict=on"]
     with machine(directory, argv) as running:
         running.wait(lambda: running.process.poll() is not None, within=1500, ends=True)
         with suppress(AssertionError):

@@ -31,6 +31,8 @@ DNS = "10.20.30.3"
 class GuestCase:
     """One guest. `packages` names a row of PACKAGES in build.py, `layout` is plain, lvm or luks.
 
+    `cloud_init`: empty, "recorded" (it made the machine at its first boot on the source) or "unrecorded"
+    (what it knew of its instance is lost); at the destination it finds another. `esp_in_fstab` is for UEFI.
     `nics` are in the order of the source's slots; `swapped` boots them in the other order. `control`: the
     unadapted disk is booted too, and must not reach its root. `default`: part of `script/test`; all of
     them are of `script/test --all`. `booted` is what the support matrix says: this case has passed.
@@ -39,12 +41,13 @@ class GuestCase:
     name: str
     suite: str
     packages: str
-    firmware: Firmware
-    filesystem: str
-    layout: str
-    initramfs_tool: str
-    network_stack: str
-    cloud_init: bool = False
+    firmware: Firmware = Firmware.BIOS
+    filesystem: str = "ext4"
+    layout: str = "plain"
+    initramfs_tool: str = "initramfs-tools"
+    network_stack: str = "ifupdown"
+    cloud_init: str = ""
+    esp_in_fstab: bool = True
     nics: tuple[GuestNic, ...] = (ENS192,)
     swapped: bool = False
     control: bool = False
@@ -63,11 +66,6 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian12-ext4-ifupdown",
         suite="bookworm",
         packages="ifupdown",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
         control=True,
         default=True,
         booted=True,
@@ -76,11 +74,6 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian11-ext4-ifupdown",
         suite="bullseye",
         packages="ifupdown",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
         default=True,
         booted=True,
     ),
@@ -88,9 +81,7 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian12-xfs-dracut-networkmanager",
         suite="bookworm",
         packages="dracut-networkmanager",
-        firmware=Firmware.BIOS,
         filesystem="xfs",
-        layout="plain",
         initramfs_tool="dracut",
         network_stack="networkmanager",
         control=True,
@@ -101,12 +92,8 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian13-ext4-netplan-cloudinit",
         suite="trixie",
         packages="netplan-efi",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
         network_stack="netplan",
-        cloud_init=True,
+        cloud_init="recorded",
         default=True,
         booted=True,
     ),
@@ -114,11 +101,7 @@ MATRIX: tuple[GuestCase, ...] = (
         name="debian12-btrfs-two-nics-ipv6",
         suite="bookworm",
         packages="ifupdown",
-        firmware=Firmware.BIOS,
         filesystem="btrfs",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
         nics=(ENS192_BOTH, ENS224),
         swapped=True,
         default=True,
@@ -129,30 +112,32 @@ MATRIX: tuple[GuestCase, ...] = (
         suite="trixie",
         packages="netplan-efi",
         firmware=Firmware.UEFI,
-        filesystem="ext4",
-        layout="plain",
-        initramfs_tool="initramfs-tools",
         network_stack="netplan",
-        cloud_init=True,
+        cloud_init="unrecorded",
+        booted=True,
+    ),
+    GuestCase(
+        name="debian13-uefi-esp-not-in-fstab",
+        suite="trixie",
+        packages="netplan-efi",
+        firmware=Firmware.UEFI,
+        network_stack="netplan",
+        cloud_init="unrecorded",
+        esp_in_fstab=False,
+        booted=True,
     ),
     GuestCase(
         name="debian12-lvm",
         suite="bookworm",
         packages="volumes",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
         layout="lvm",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
+        booted=True,
     ),
     GuestCase(
         name="debian12-luks",
         suite="bookworm",
         packages="volumes",
-        firmware=Firmware.BIOS,
-        filesystem="ext4",
         layout="luks",
-        initramfs_tool="initramfs-tools",
-        network_stack="ifupdown",
+        booted=True,
     ),
 )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from ipaddress import ip_interface
@@ -14,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from refloat.command import run
+from refloat.guest.adapt import same_system
+from refloat.guest.host import KERNEL
+from refloat.guest.linux import guards
 from refloat.model import GuestReport
-from tests.guests.adaptation import JOB, SECRETS, Adapted, Order, adapted
-from tests.guests.build import PASSPHRASE, Guest, built, identity
+from tests.guests.adaptation import DISK, JOB, SECRETS, Adapted, Order, adapted
+from tests.guests.build import PASSPHRASE, WHO, Guest, built, identity
 from tests.guests.controller import adapted_there
 from tests.guests.machine import Listener, Machine, free_port, machine, recovery_hardware
 from tests.guests.matrix import MATRIX, GuestCase
@@ -33,7 +37,8 @@ NO_ROOT = {
     "initramfs-tools": b"does not exist.  Dropping to a shell",
     "dracut": b"timeout, still waiting for following initqueue hooks",
 }
-IDENTITY = "hostname; cat /etc/machine-id; cat /etc/ssh/ssh_host_*.pub; sha256sum /etc/shadow /etc/passwd"
+IDENTITY = f"hostname; cat /etc/machine-id; {WHO}"
+HOST_KEY = re.compile(rb"^(?:ssh-\w+|ecdsa-\S+) \S+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,30 @@ def test_unadapted_guest_does_not_reach_its_root(case: GuestCase, tmp_path: Path
         running.wait(lambda: text in running.console)
     assert b"login:" not in running.console
     assert b"Welcome to" not in running.console.rpartition(text)[2], "it got out of its initramfs"
+
+
+def _with_a_record() -> list[GuestCase]:
+    patient = bool(os.environ.get("REFLOAT_TEST_ALL"))
+    return [case for case in _cases() if case.cloud_init == "recorded" and patient]
+
+
+@pytest.mark.parametrize("case", _with_a_record(), ids=lambda case: case.name)
+def test_without_its_guard_cloud_init_makes_a_new_instance(case: GuestCase, tmp_path: Path) -> None:
+    """The guard's negative control: at the destination cloud-init takes the machine for another one."""
+    guest = built(case)
+    disk = tmp_path / "system.raw"
+    run(["cp", "--sparse=always", str(guest.disk), str(disk)])
+    done = _adapt(case, disk, tmp_path)
+    with KERNEL.opened({DISK: str(disk)}) as volumes:
+        found = same_system(volumes, done.facts)
+        with KERNEL.mounted_system(found, tmp_path / "mnt", writable=True):
+            (tmp_path / "mnt" / guards.GUARD.lstrip("/")).unlink()
+    argv = recovery_hardware(disk, case.nics, free_port(), case.firmware, tmp_path)
+    with machine(tmp_path, argv, ("report",)) as running:
+        running.wait(lambda: b"-----END SSH HOST KEY KEYS-----" in running.console)
+    shown = running.console.rpartition(b"-----BEGIN SSH HOST KEY KEYS-----")[2]
+    made, known = set(HOST_KEY.findall(shown)), set(HOST_KEY.findall(guest.identity.read_bytes()))
+    assert made and known and not made & known
 
 
 def _adapt(case: GuestCase, disk: Path, tmp_path: Path) -> Adapted:

@@ -16,7 +16,8 @@ def test_it_covers_what_is_promised() -> None:
     assert {case.layout for case in MATRIX} == {"plain", "lvm", "luks"}
     assert {case.initramfs_tool for case in MATRIX} == {"initramfs-tools", "dracut"}
     assert {case.network_stack for case in MATRIX} == {"ifupdown", "netplan", "networkmanager"}
-    assert any(case.cloud_init for case in MATRIX)
+    assert {case.cloud_init for case in MATRIX} == {"", "recorded", "unrecorded"}
+    assert {case.esp_in_fstab for case in MATRIX if case.firmware is Firmware.UEFI} == {True, False}
     assert any(case.swapped and len(case.nics) > 1 for case in MATRIX)
     assert any(nic.address6 for case in MATRIX for nic in case.nics)
     assert {case.initramfs_tool for case in MATRIX if case.control} == {"initramfs-tools", "dracut"}

@@ -204,7 +204,11 @@ def key_file_is_a_pipe(world: World) -> None:
         (key_file_with(b"a" * 70_000), "luks_key_file", "it is too large"),
         (key_file_is_a_pipe, "luks_key_file", "it is not a plain file"),
         (two_systems, "guest_refused", "two systems are installed"),
-        (no_system, "guest_root_missing", "no root filesystem of Linux or Windows was found on the guest's disks (sda"),
+        (
+            no_system,
+            "guest_root_missing",
+            "no root filesystem of Linux or Windows was found on the guest's disks (sda",
+        ),
         (boot_is_full, "guest_refused", "/boot has 3 MiB free"),
         (pool_is_full, "no_space", "1 MiB are free for the disks of web-controller, overlays need 512 MiB"),
         (controller_is_full, "no_space", "the controller's own disk is full"),
@@ -325,6 +329,19 @@ def test_an_undo_that_fails_blocks_but_the_source_comes_back(world: World, engin
     engine.tell(job, "rollback", "2")
     reach(world, job, JobState.ROLLED_BACK)
     assert not world.destination.overlays
+
+
+def test_a_job_that_was_rolled_back_says_what_it_failed_of(world: World, engine: Engine) -> None:
+    """Not what its rollback had trouble with on the way."""
+    world.destination.fail = {"set_nics": 1, "revert": 1}
+    job = started(world, engine)
+    reach(world, job, JobState.BLOCKED)
+    blocked = world.store.job(job).error
+    assert blocked is not None and "revert" in blocked["message"]
+    engine.tell(job, "rollback", "1")
+    reach(world, job, JobState.ROLLED_BACK)
+    error = world.store.job(job).error
+    assert error is not None and "set_nics" in error["message"]
 
 
 def test_the_policy_can_hold_a_failed_job_for_a_person(world: World, engine: Engine) -> None:

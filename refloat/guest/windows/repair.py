@@ -6,12 +6,11 @@ next start. Nothing of this is in the change journal: a snapshot takes it back, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from refloat.command import Completed, run
 from refloat.errors import Failed
+from refloat.guest.disk import as_node
 from refloat.guest.probe import Found
 
 _TIMEOUT = 600.0
@@ -23,7 +22,7 @@ def repair(found: Found, mountpoint: Path, *, session: bool) -> None:
 
     Raises Failed (guest_repair).
     """
-    with _node(found) as node:
+    with as_node(found) as node:
         if session:
             # Empties the log, says that it failed, as the session is still there, and lets that be removed.
             run(["ntfsfix", node], timeout=_TIMEOUT, check=False)
@@ -31,21 +30,6 @@ def repair(found: Found, mountpoint: Path, *, session: bool) -> None:
             _run(found, ["mount", "-w", "-t", "ntfs-3g", "-o", DISCARD_OPTIONS, node, str(mountpoint)])
             _run(found, ["umount", str(mountpoint)])
         _run(found, ["ntfsfix", node])
-
-
-@contextmanager
-def _node(found: Found) -> Iterator[str]:
-    """A block device that is the volume and nothing else."""
-    if found.is_node():
-        yield found.node
-        return
-    size = ["--sizelimit", str(found.size)] if found.size else []
-    argv = ["losetup", "--find", "--show", "--offset", str(found.offset), *size, found.node]
-    node = run(argv, timeout=_TIMEOUT).text
-    try:
-        yield node
-    finally:
-        run(["losetup", "--detach", node], timeout=_TIMEOUT)
 
 
 def _run(found: Found, argv: list[str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from refloat.errors import Refused
+from refloat.guest import disk
 from refloat.guest.adapt import adapt
 from refloat.guest.disk import CannotMount, find_filesystems, flush, mounted, mounted_system
 from refloat.guest.inspect import inspect
@@ -85,6 +86,13 @@ def test_every_partition_is_found(disks: dict[str, str]) -> None:
     ]
 
 
+def test_a_label_that_a_shell_would_not_take(tmp_path: Path) -> None:
+    """Sixteen bytes, with backslashes before what blkid writes behind one."""
+    label = "\\ \\\\\" $`<a>'b"
+    _run("mke2fs", "-q", "-t", "ext4", "-L", label, str(tmp_path / "image"), "4m")
+    assert find_filesystems({"a": str(tmp_path / "image")})[0].filesystem.label == label
+
+
 def test_root_by_partuuid(disks: dict[str, str]) -> None:
     """As Debian's cloud images name it."""
     found = find_filesystems(disks)[0].filesystem
@@ -130,14 +138,34 @@ def test_mount_left_by_a_killed_run_is_removed(disks: dict[str, str], tmp_path: 
     assert str(left) not in mounts()
 
 
-def test_writable_is_never_read_only_instead(disks: dict[str, str], tmp_path: Path) -> None:
-    """While a read-only mount holds the image's loop device, mount would take that one, and only warn."""
+def test_writable_is_never_read_only_instead(
+    disks: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are there two of one filesystem at a time."""
     found = next(one for one in find_filesystems(disks) if one.filesystem.uuid == ROOT_UUID)
     writable = mounted(found, tmp_path / "second", writable=True)
-    with mounted(found, tmp_path / "first"), pytest.raises(CannotMount), writable:
-        raise AssertionError("mounted, but read-only")
+    with monkeypatch.context() as patched, mounted(found, tmp_path / "first"):
+        patched.setattr(disk, "_PATIENCE", 0.0)
+        with pytest.raises(CannotMount, match="in use by /dev/loop"), writable:
+            raise AssertionError("mounted, but read-only")
     with mounted(found, tmp_path / "second", writable=True) as root:
         (root / "written").write_bytes(b"")
+
+
+def test_a_guest_that_was_switched_off_hard_can_be_looked_at(disks: dict[str, str], tmp_path: Path) -> None:
+    """Its log is replayed, also when it is mounted read-only."""
+    found = next(one for one in find_filesystems(disks) if one.filesystem.uuid == ROOT_UUID)
+    image = Path(disks["disk-a"])
+    with mounted(found, tmp_path / "running", writable=True) as root:
+        (root / "etc/written-last").write_text("in the log alone")
+        _run("sync", "-f", str(root))
+        as_it_was = image.read_bytes()
+    image.write_bytes(as_it_was)
+    features = subprocess.run(["dumpe2fs", "-h", f"{image}?offset={START}"], capture_output=True, text=True)
+    assert "needs_recovery" in features.stdout
+    assert inspect(disks, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO).root.uuid == ROOT_UUID
+    with mounted(found, tmp_path / "running") as root:
+        assert (root / "etc/written-last").read_text() == "in the log alone"
 
 
 def test_two_roots_are_ambiguous_and_none_is_said(disks: dict[str, str], tmp_path: Path) -> None:

@@ -315,17 +315,3 @@ def test_copies_of_a_btrfs_stay_two(machine: Machine) -> None:
         machine.disk(node, TYPE="btrfs", UUID="u", UUID_SUB="1")
     with opened({"a": "/dev/vdb", "b": "/dev/vdc"}) as volumes:
         assert [one.members for one in volumes.found] == [(), ()]
-
-
-def test_mounts_of_a_killed_run_go_from_the_inside(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain /boot may be mounted below a root that is a volume."""
-    lines = [
-        "1 0 0:1 / / rw - ext4 /dev/vda1 rw",
-        "2 1 0:2 / /run/mnt ro shared:1 - xfs /dev/dm-0 ro",
-        "3 2 0:3 / /run/mnt/boot ro - ext4 /dev/vdb1 ro",
-        "4 1 0:4 / /run/mnt2 ro - ext4 /dev/vdc1 ro",
-    ]
-    machine.fails["umount"] = (0, "")
-    monkeypatch.setattr(Path, "read_text", lambda path: "\n".join(lines))
-    leftovers._unmount({"dm-0"})
-    assert machine.ran == ["umount /run/mnt/boot", "umount /run/mnt"]

@@ -115,3 +115,16 @@ def test_planted_temporary_file_is_not_written_through(root: Path, tree: Tree) -
     assert (root / "etc/victim").read_text() == "untouched"
     assert tree.read_text("/etc/fstab") == "new"
     assert (root / "etc/fstab").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_directory_with_more_names_than_a_system_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refloat.guest.tree._NAMES_LIMIT", 3)
+    for name in "cab":
+        (tmp_path / name).touch()
+    with Tree(tmp_path) as tree:
+        assert tree.listdir("/") == ["a", "b", "c"]
+        (tmp_path / "d").touch()
+        with pytest.raises(GuestFileError, match="holds more than 3 names"):
+            tree.listdir("/")

@@ -11,7 +11,7 @@ import pytest
 from refloat.errors import Refused
 from refloat.guest.adapt import change
 from refloat.guest.boundary import BoundaryViolation
-from refloat.guest.generation import generation
+from refloat.guest.generation import generation, mounted_since, mounts
 from refloat.guest.inspect import examine
 from refloat.guest.journal import Journal
 from refloat.guest.tree import Tree
@@ -167,7 +167,48 @@ def test_a_mark_moves_when_a_guest_has_run(tmp_path: Path, kind: str, mib: int) 
     assert len(set(marks)) == 2
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_our_own_mount_is_known_from_those_of_the_guest(tmp_path: Path) -> None:
+    """Also while it is not unmounted in order: the count is on the disk at once."""
+    image, where = tmp_path / "image", tmp_path / "mnt"
+    where.mkdir()
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", str(image), "8m"], check=True)
+
+    def count() -> str:
+        with image.open("rb") as handle:
+            return mounts("ext4", lambda offset, length: os.pread(handle.fileno(), length, offset))
+
+    def mounted() -> str:
+        subprocess.run(["mount", "-o", "loop", str(image), str(where)], check=True)
+        try:
+            (where / "log").write_text("written")
+            subprocess.run(["sync", "-f", str(where)], check=True)
+            return count()
+        finally:
+            subprocess.run(["umount", str(where)], check=True)
+
+    before = count()
+    ours = mounted()
+    assert not mounted_since(before, before)
+    assert not mounted_since(before, ours)
+    assert count() == ours
+    assert mounted_since(before, mounted())
+    assert not mounted_since("", before)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "moved"),
+    [("65535:7", "0:7", False), ("65535:7", "1:7", True), ("0:7", "1:8", True), ("5:7", "4:7", True)],
+)
+def test_counts_of_mounts(before: str, now: str, moved: bool) -> None:
+    """They start anew with each check of the filesystem, which a guest may make when it starts."""
+    assert mounted_since(before, now) is moved
+
+
 def test_what_has_no_mark() -> None:
     assert generation("vfat", lambda offset, length: b"") == ""
+    assert mounts("xfs", lambda offset, length: b"") == ""
+    with pytest.raises(ValueError, match="no ext4 superblock"):
+        mounts("ext4", lambda offset, length: bytes(length))
     with pytest.raises(ValueError, match="no ext4 superblock"):
         generation("ext4", lambda offset, length: bytes(length))

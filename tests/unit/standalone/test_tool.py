@@ -6,14 +6,22 @@ import hashlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from refloat.command import CommandFailed
 from refloat.errors import Refused
+from refloat.guest import mounts
 from refloat.guest.host import KERNEL
+from refloat.model import DiskBus
+from refloat.standalone import images as image_files
 from refloat.standalone import tool
 from refloat.standalone.evidence import Evidence, State
 from refloat.standalone.images import Image, look
@@ -33,12 +41,15 @@ def quiet(step: str, figures: dict[str, object]) -> None: ...
 
 
 @pytest.fixture(params=["raw", "qcow2"])
-def images(request: pytest.FixtureRequest, disks: dict[str, str], tmp_path: Path) -> tuple[Image, ...]:
+def images(
+    request: pytest.FixtureRequest, disks: dict[str, str], tmp_path: Path
+) -> Iterator[tuple[Image, ...]]:
     paths = []
     for key, raw in disks.items():
         paths.append(tmp_path / f"{key}.{request.param}")
         subprocess.run(["qemu-img", "convert", "-O", request.param, raw, str(paths[-1])], check=True)
-    return tuple(look(path) for path in paths)
+    yield tuple(look(path) for path in paths)
+    mounts.clear(tmp_path)  # what was killed
 
 
 def digests(images: tuple[Image, ...]) -> list[str]:
@@ -104,16 +115,38 @@ _KILLED = """
 import os, signal, sys
 from refloat.cli.main import app
 from refloat.guest.tree import Tree
-writes, original = 0, Tree.replace_file
-def mortal(self, *arguments):
-    global writes
-    writes += 1
-    if writes == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.{signal})
-    original(self, *arguments)
-Tree.replace_file = mortal
+writes = 0
+def mortal(original):
+    def one(self, *arguments):
+        global writes
+        writes += 1
+        if writes == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.{signal})
+        original(self, *arguments)
+    return one
+for name in ("replace_file", "remove_file"):
+    setattr(Tree, name, mortal(getattr(Tree, name)))
 app(sys.argv[2:], prog_name="refloat")
 """
+
+
+def ended(
+    command: str, images: tuple[Image, ...], evidence: Evidence, at: int, *options: str, by: str = "SIGKILL"
+) -> int:
+    """`refloat guest` ended by a signal before its write to the guest with this number."""
+    words = ["guest", command, "--trusted", "--evidence", str(evidence.directory), *options]
+    argv = [sys.executable, "-c", _KILLED.replace("{signal}", by), str(at), *words]
+    paths = [str(image.path) for image in images]
+    status = subprocess.run([*argv, *paths], capture_output=True, check=False).returncode
+    inodes = {f":{image.path.stat().st_ino} " for image in images}
+    deadline = time.monotonic() + 20
+    # Who showed the images to it ends after it.
+    while any(inode in line for line in Path("/proc/locks").read_text().splitlines() for inode in inodes):
+        assert time.monotonic() < deadline
+    return status
+
+
+ADAPTER = ("--adapter", f"{MAC},ens192")  # as in WISHES
 
 
 @pytest.mark.parametrize(("name", "at"), [("SIGKILL", 2), ("SIGKILL", 5), ("SIGINT", 4)])
@@ -121,11 +154,7 @@ def test_an_adaptation_that_was_ended_in_the_middle(
     images: tuple[Image, ...], tmp_path: Path, name: str, at: int
 ) -> None:
     before, evidence = files(images[0], tmp_path), Evidence(tmp_path / "evidence")
-    paths = [str(image.path) for image in images]
-    words = ["guest", "adapt", "--trusted", "--adapter", MAC, "--evidence", str(evidence.directory), *paths]
-    script = _KILLED.replace("{signal}", name)
-    ended = subprocess.run([sys.executable, "-c", script, str(at), *words], capture_output=True, check=False)
-    assert ended.returncode != 0
+    assert ended("adapt", images, evidence, at, *ADAPTER, by=name) != 0
     record = evidence.load()
     assert record is not None and record.state is State.ADAPTING
     assert tool.undo(images, evidence, {}, KERNEL)
@@ -136,16 +165,70 @@ def test_an_adaptation_that_was_ended_goes_on_at_the_next_call(
     images: tuple[Image, ...], tmp_path: Path
 ) -> None:
     whole = tool.plan(images, WISHES, KERNEL, quiet)
-    evidence, paths = Evidence(tmp_path / "evidence"), [str(image.path) for image in images]
-    words = ["guest", "adapt", "--trusted", "--adapter", f"{MAC},ens192"]
-    words += ["--evidence", str(evidence.directory), *paths]
-    script = _KILLED.replace("{signal}", "SIGKILL")
-    ended = subprocess.run([sys.executable, "-c", script, "4", *words], capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    evidence = Evidence(tmp_path / "evidence")
+    for at in (4, 3):
+        assert ended("adapt", images, evidence, at, *ADAPTER) == -signal.SIGKILL
     done = tool.adapt(images, WISHES, evidence, KERNEL, quiet)
     assert [change.path for change in done.changes] == [change.path for change in whole.changes]
     with pytest.raises(Refused, match="evidence of a guest that was adapted"):
         tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+
+
+def test_what_was_begun_is_not_finished_otherwise(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    assert ended("adapt", images, evidence, 4, *ADAPTER) == -signal.SIGKILL
+    half = files(images[0], tmp_path)
+    other = replace(WISHES, bus=DiskBus.SATA, serial_console=True)
+    with pytest.raises(Refused, match="begun with another --bus, --serial-console"):
+        tool.adapt(images, other, evidence, KERNEL, quiet)
+    with pytest.raises(Refused, match="begun with another --adapter or --network"):
+        tool.adapt(images, replace(WISHES, adapters=()), evidence, KERNEL, quiet)
+    assert files(images[0], tmp_path) == half
+
+
+def test_wishes_may_change_until_something_is_written(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    assert ended("adapt", images, evidence, 1, *ADAPTER) == -signal.SIGKILL
+    (evidence.run_dir / "journal.jsonl").unlink()  # as if it had ended a moment before
+    tool.adapt(images, replace(WISHES, serial_console=True), evidence, KERNEL, quiet)
+    record = evidence.load()
+    assert record is not None and record.request.serial_console
+
+
+def test_a_guest_that_ran_half_adapted_is_left_alone(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    assert ended("adapt", images, evidence, 4, *ADAPTER) == -signal.SIGKILL
+    touch(images[0], tmp_path)
+    half = files(images[0], tmp_path)
+    for attempt in (
+        lambda: tool.adapt(images, WISHES, evidence, KERNEL, quiet),
+        lambda: tool.undo(images, evidence, {}, KERNEL),
+    ):
+        with pytest.raises(Refused, match="has run since it was half adapted"):
+            attempt()
+    assert files(images[0], tmp_path) == half
+
+
+def test_an_undo_that_was_ended_is_repeated(images: tuple[Image, ...], tmp_path: Path) -> None:
+    before, evidence = files(images[0], tmp_path), Evidence(tmp_path / "evidence")
+    tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    for at in (4, 2):
+        assert ended("undo", images, evidence, at) == -signal.SIGKILL
+    with pytest.raises(Refused, match="evidence of a guest that was half undone"):
+        tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    assert tool.undo(images, evidence, {}, KERNEL)
+    assert files(images[0], tmp_path) == before
+    with pytest.raises(Refused, match="evidence of a guest that was undone"):
+        tool.adapt((), WISHES, evidence, KERNEL, quiet)
+
+
+def test_a_guest_that_ran_half_undone_is_left_alone(images: tuple[Image, ...], tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    tool.adapt(images, WISHES, evidence, KERNEL, quiet)
+    assert ended("undo", images, evidence, 4) == -signal.SIGKILL
+    touch(images[0], tmp_path)
+    with pytest.raises(Refused, match="has run since it was half undone"):
+        tool.undo(images, evidence, {}, KERNEL)
 
 
 def test_secrets_stand_in_their_own_file_alone(images: tuple[Image, ...], tmp_path: Path) -> None:
@@ -214,19 +297,54 @@ def test_an_image_that_a_vm_uses_is_refused(images: tuple[Image, ...], tmp_path:
         vm.wait()
 
 
-@pytest.mark.parametrize("extent", ["{host}", "../host.img", "disk-link.vmdk"])
+def descriptor(extent: str) -> str:
+    return (
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+        f'createType="monolithicFlat"\nRW 2048 FLAT "{extent}" 0\n'
+    )
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU follows what an image names: it must not even see it."""
+
+    def run(argv: list[str], **_: object) -> None:
+        raise AssertionError(argv)
+
+    monkeypatch.setattr(image_files, "run", run)
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("extent", ["{host}", "../host.img", "disk-link.vmdk", "nbd://host/x", "disk-pipe"])
 def test_a_vmdk_that_names_a_file_of_this_host_is_refused(tmp_path: Path, extent: str) -> None:
     host, there = tmp_path / "host.img", tmp_path / "in"
     host.write_bytes(bytes(1024 * 1024))
     there.mkdir()
     (there / "disk-link.vmdk").symlink_to(host)
-    extent = extent.format(host=host)
-    (there / "disk.vmdk").write_text(
-        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
-        f'createType="monolithicFlat"\nRW 2048 FLAT "{extent}" 0\n'
-    )
-    with pytest.raises(Refused, match="is no file of its own"):
-        look(there / "disk.vmdk")
+    os.mkfifo(there / "disk-pipe")
+    text = descriptor(extent.format(host=host))
+    for content in (text, text.split("\n", 1)[1], text.replace("FLAT ", "FLAT\n")):
+        (there / "disk.vmdk").write_text(content)
+        with pytest.raises(Refused, match="is no file of its own"):
+            look(there / "disk.vmdk")
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_header_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    qcow2 = b"QFI\xfb" + struct.pack(">I", 3) + bytes(64) + struct.pack(">Q", 4) + bytes(432)
+    vmdk = b"KDMV" + struct.pack("<II", 1, 3) + bytes(8) + descriptor("/etc/passwd").encode()
+    for content in (qcow2, vmdk):
+        (tmp_path / "image").write_bytes(content)
+        with pytest.raises(Refused, match="keeps its data in another file"):
+            look(tmp_path / "image")
+
+
+def test_an_error_of_another_program_is_told_as_it_is(images: tuple[Image, ...], tmp_path: Path) -> None:
+    with (
+        pytest.raises(CommandFailed, match="mount ended with status 32"),
+        image_files.opened(images, tmp_path / "work", writable=True),
+    ):
+        raise CommandFailed(["mount"], 32, b"cannot mount block device: lock")
 
 
 @pytest.mark.parametrize("kind", ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"])

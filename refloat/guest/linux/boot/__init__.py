@@ -63,7 +63,7 @@ def look(
         notes.problems.append("no boot loader was found that is known: GRUB, systemd-boot or extlinux")
     elif not kernels:
         notes.problems.append(f"no file of {' or '.join(installed)} starts a kernel")
-    firmwares = _firmwares(tree, mounts, notes)
+    firmwares = _firmwares(tree, mounts, filesystems, notes)
     if Firmware.UEFI in firmwares:
         _look_at_fallback(tree, family, architecture, mounts, firmwares, notes)
     return Booting(firmwares[0], firmwares, ", ".join(installed))
@@ -79,7 +79,9 @@ def _unified_kernels(tree: Tree, mounts: Sequence[str], names: DeviceNames, note
     return kernels
 
 
-def _firmwares(tree: Tree, mounts: Sequence[str], notes: Notes) -> tuple[Firmware, ...]:
+def _firmwares(
+    tree: Tree, mounts: Sequence[str], filesystems: Sequence[GuestFilesystem], notes: Notes
+) -> tuple[Firmware, ...]:
     """By the loaders that are installed. Many images are for both; what is mounted is what is in use."""
     found = []
     if esp.programs(tree, mounts):
@@ -90,6 +92,12 @@ def _firmwares(tree: Tree, mounts: Sequence[str], notes: Notes) -> tuple[Firmwar
         return tuple(found)
     if any(mount != "/boot" for mount in mounts):
         notes.problems.append(f"the EFI system partition at {mounts[0]} holds no EFI program")
+        return (Firmware.UEFI,)
+    if any(one.esp for one in filesystems):
+        notes.problems.append(
+            "the guest has no loader for BIOS, and no EFI system partition that is certainly its own:"
+            " name it in /etc/fstab, at /boot/efi"
+        )
         return (Firmware.UEFI,)
     notes.warnings.append("nothing shows which firmware the boot loader is installed for: BIOS is assumed")
     return (Firmware.BIOS,)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from refloat.guest.linux.network.draft import Draft, Parsed, finished, mac_of, mtu_of, number
-from refloat.guest.linux.network.texts import computed, shell_entries
+from refloat.guest.linux.network.texts import computed, settings, shell_entries, split_name
 from refloat.guest.tree import Tree
 from refloat.model import LinkKind, NicMethod
 
@@ -23,6 +23,8 @@ _VLAN_NAME = re.compile(r"(?:(?P<parent>[^.:]+)\.|vlan)0*(?P<id>[0-9]{1,4})")
 _ALIAS = re.compile(r":[^:]+")
 # Keys whose values must be known; of others a computed value does not matter.
 _READ = re.compile(r"(IPADDR|PREFIX|NETMASK|GATEWAY|DNS|DEVICE|IPV6ADDR|IPV6_DEFAULTGW|BOOTPROTO|HWADDR).*")
+# The kind of a file and what follows in its name.
+split = partial(split_name, PREFIXES)
 
 
 def collect(tree: Tree) -> dict[str, str]:
@@ -37,17 +39,6 @@ def collect(tree: Tree) -> dict[str, str]:
 
 def owns(path: str) -> bool:
     return path == GLOBAL or path.startswith(f"{DIRECTORY}/")
-
-
-def split(path: str) -> tuple[str, str]:
-    """The kind of a file and what follows in its name: ("ifcfg-", "eth0:1")."""
-    name = posixpath.basename(path)
-    prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
-    return prefix, name[len(prefix) :]
-
-
-def settings(text: str) -> dict[str, str]:
-    return {entry.key: entry.value for entry in shell_entries(text)}
 
 
 def device(path: str, values: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@ lines that are not meant. Shell assignments (sysconfig) and sections (keyfiles, 
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,18 @@ def shell_entries(text: str) -> Iterator[Entry]:
         match = _ASSIGNMENT.fullmatch(line) if len(line) < _LINE_LIMIT else None
         if match:
             yield Entry(index, match[1], unquoted(match[2]))
+
+
+def settings(text: str) -> dict[str, str]:
+    """The values of KEY=VALUE lines; of several lines with one key the last counts."""
+    return {entry.key: entry.value for entry in shell_entries(text)}
+
+
+def split_name(prefixes: Sequence[str], path: str) -> tuple[str, str]:
+    """The prefix of a file's name and what follows: ("ifcfg-", "eth0:1"); "" and the name without one."""
+    name = posixpath.basename(path)
+    prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+    return prefix, name[len(prefix) :]
 
 
 def unquoted(value: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from refloat.guest.linux.network.draft import Draft, Parsed, finished, mtu_of, number
-from refloat.guest.linux.network.texts import computed, shell_entries
+from refloat.guest.linux.network.texts import computed, settings, shell_entries, split_name
 from refloat.guest.tree import Tree
 from refloat.model import LinkKind, NicMethod
 
@@ -29,6 +29,8 @@ _METHODS = {
     "auto6": (NicMethod.NONE, NicMethod.AUTO),
     "autoip": (NicMethod.DHCP, NicMethod.NONE),
 }
+# The kind of a file and what follows in its name.
+split = partial(split_name, PREFIXES)
 
 
 def collect(tree: Tree) -> dict[str, str]:
@@ -42,17 +44,6 @@ def collect(tree: Tree) -> dict[str, str]:
 
 def owns(path: str) -> bool:
     return path.startswith(f"{DIRECTORY}/")
-
-
-def split(path: str) -> tuple[str, str]:
-    """The kind of a file and the interface in its name."""
-    name = posixpath.basename(path)
-    prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
-    return prefix, name[len(prefix) :]
-
-
-def settings(text: str) -> dict[str, str]:
-    return {entry.key: entry.value for entry in shell_entries(text)}
 
 
 def parse(files: Mapping[str, str]) -> Parsed:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from refloat.guest.linux.network.ifcfg import DIRECTORY, GLOBAL, base, device, settings, split
-from refloat.guest.linux.network.texts import edited, last_line, quoted, requoted, shell_entries, swapped
+from refloat.guest.linux.network.ifcfg import DIRECTORY, GLOBAL, base, device, split
+from refloat.guest.linux.network.texts import (
+    edited,
+    last_line,
+    quoted,
+    requoted,
+    settings,
+    shell_entries,
+    swapped,
+)
 from refloat.guest.linux.render.common import (
     drops_routes,
     keeps_dns,

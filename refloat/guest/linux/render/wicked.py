@@ -6,8 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 
 from refloat.guest.linux.network.draft import DEFAULT_ROUTES, Draft
-from refloat.guest.linux.network.texts import edited, last_line, quoted, requoted, shell_entries, swapped
-from refloat.guest.linux.network.wicked import CONFIG, DIRECTORY, ROUTES, route_lines, settings, split
+from refloat.guest.linux.network.texts import (
+    edited,
+    last_line,
+    quoted,
+    requoted,
+    settings,
+    shell_entries,
+    swapped,
+)
+from refloat.guest.linux.network.wicked import CONFIG, DIRECTORY, ROUTES, route_lines, split
 from refloat.guest.linux.render.common import (
     drops_routes,
     keeps_dns,
