@@ -37,7 +37,7 @@ WINDOWS_MOUNTS = {"/C": "ntfs", "/ESP": "vfat"}
 _BLKFLSBUF = 0x1261
 _BTRFS_FORGET = 0x50009405  # BTRFS_IOC_FORGET_DEV: int64 fd, char name[4088]
 _TIMEOUT = 120
-_PATIENCE = 4.0
+_PATIENCE = 30.0
 _SUBVOLUME_INODE = 256  # of the root directory of every btrfs subvolume
 _SUBVOLUMES = 64  # looked at
 # Never the kernel's ntfs3.
@@ -119,7 +119,7 @@ def mounted(found: Found, mountpoint: Path, *, subvolume: str = "", writable: bo
         yield mountpoint
     finally:
         mounts.unmount(mountpoint)
-        _forget(found)
+        _let_go(found)
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def mounted_system(
     finally:
         mounts.clear(mountpoint)
         for point, (found, _) in places.items():
-            _forget(found)
+            _let_go(found)
             _remove_place(mountpoint, point)
 
 
@@ -168,7 +168,8 @@ def _place_for(mountpoint: Path, point: str) -> None:
 
 def _remove_place(mountpoint: Path, point: str) -> None:
     if point in WINDOWS_MOUNTS:
-        (mountpoint / point.lstrip("/")).rmdir()
+        with suppress(FileNotFoundError):  # not made: what came before it could not be mounted
+            (mountpoint / point.lstrip("/")).rmdir()
 
 
 def flush(devices: Mapping[str, str]) -> None:
@@ -252,6 +253,14 @@ def as_node(found: Found) -> Iterator[str]:
         yield node
     finally:
         run(["losetup", "--detach", node], timeout=_TIMEOUT)
+
+
+def _let_go(found: Found) -> None:
+    """Returns when nothing holds the image any more: a filesystem in user space closes its device a moment
+    after it was unmounted, and whoever shows the image must go on serving it until then."""
+    _forget(found)
+    if not found.is_node():
+        _wait_for_others(found)
 
 
 def _wait_for_others(found: Found) -> None:
