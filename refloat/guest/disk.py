@@ -135,7 +135,8 @@ def _place_for(mountpoint: Path, point: str) -> None:
 
 def _remove_place(mountpoint: Path, point: str) -> None:
     if point in WINDOWS_MOUNTS:
-        (mountpoint / point.lstrip("/")).rmdir()
+        with suppress(FileNotFoundError):  # an earlier mount failed
+            (mountpoint / point.lstrip("/")).rmdir()
 
 
 def flush(devices: Mapping[str, str]) -> None:
