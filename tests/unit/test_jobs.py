@@ -204,7 +204,11 @@ def key_file_is_a_pipe(world: World) -> None:
         (key_file_with(b"a" * 70_000), "luks_key_file", "it is too large"),
         (key_file_is_a_pipe, "luks_key_file", "it is not a plain file"),
         (two_systems, "guest_refused", "two systems are installed"),
-        (no_system, "guest_root_missing", "no Linux root filesystem was found on the guest's disks (sda"),
+        (
+            no_system,
+            "guest_root_missing",
+            "no root filesystem of Linux or Windows was found on the guest's disks (sda",
+        ),
         (boot_is_full, "guest_refused", "/boot has 3 MiB free"),
         (pool_is_full, "no_space", "1 MiB are free for the disks of web-controller, overlays need 512 MiB"),
         (controller_is_full, "no_space", "the controller's own disk is full"),
