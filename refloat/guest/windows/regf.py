@@ -5,6 +5,8 @@ bin, every cell and every record that can be reached from the root, in one pass 
 HiveDamaged or gives a Regf in which no offset leads out of its cell, no record is used twice (so there are no
 cycles either), and every count fits the cell that holds the list.
 
+Nothing is sampled: a look at each cell costs some 1.5 s for 100 MB, less than an argument why less is safe.
+
 Format: "Windows registry file format specification" by M. Suhanov. Offsets are relative to the first bin,
 which begins 4096 bytes into the file.
 """
