@@ -23,7 +23,7 @@ from refloat.guest.windows.values import Value
 
 BASE = 4096
 NIL: Final = 0xFFFFFFFF
-HIVE_LIMIT = 256 * 1024 * 1024  # bytes; three times as much is needed in memory to edit one
+HIVE_LIMIT = 256 * 1024 * 1024  # bytes; four times as much is needed in memory to edit one
 SEGMENT = 16344  # bytes of a value in one cell; longer ones are split since version 1.4
 
 _DEPTH = 512  # levels of keys; Windows' own limit
