@@ -157,7 +157,7 @@ function Remove-OldRoutes {
         if (@($nic.Gateways).Count -eq 0) { continue }
         foreach ($name in @((Get-Item -Path $path).Property)) {
             if (-not $name) { continue }
-            $to, $mask, $gateway = $name -split ','
+            $to, $mask, $gateway, $metric = $name -split ','
             if ($to -ne '0.0.0.0' -or $nic.OldGateways -notcontains $gateway) { continue }
             Write-Log ('old persistent route ' + $name)
             & ($System + 'route.exe') delete 0.0.0.0 mask 0.0.0.0 $gateway | Out-Null
