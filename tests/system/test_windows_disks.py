@@ -73,6 +73,7 @@ def test_firmware_with_blank_nvram_starts_the_loader_that_was_placed(
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.skipif(not os.environ.get("REFLOAT_TEST_ALL"), reason="starts five appliances: with --all only")
 @pytest.mark.skipif(importlib.util.find_spec("guestfs") is None, reason="needs python3-guestfs")
 def test_the_appliance_adapts_and_undoes(image: Path, driver_set: Path, tmp_path: Path) -> None:
     before = contents(image)
