@@ -252,7 +252,7 @@ class Tree:
                     for chunk in chunks:
                         handle.write(chunk)
                     handle.flush()
-                    _apply_meta(handle.fileno(), meta)
+                    self._apply_meta(handle.fileno(), f"{parent}/{temporary}", meta)
                     os.fsync(handle.fileno())
                 os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
                 os.fsync(directory)
@@ -271,7 +271,7 @@ class Tree:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = os.open(temporary, flags, dir_fd=directory)
                 try:
-                    _apply_meta(fd, meta)
+                    self._apply_meta(fd, f"{parent}/{temporary}", meta)
                     os.fsync(fd)
                 finally:
                     os.close(fd)
@@ -323,6 +323,22 @@ class Tree:
             os.rmdir(name, dir_fd=directory)
             os.fsync(directory)
 
+    def _apply_meta(self, fd: int, path: str, meta: Meta) -> None:
+        """`path` is the guest's, of what is open as `fd`."""
+        os.fchown(fd, meta.uid, meta.gid)
+        os.fchmod(fd, meta.mode)
+        for name, value in meta.xattrs:
+            self._set_xattr(fd, path, name, value)
+
+    def _set_xattr(self, fd: int, path: str, name: str, value: bytes) -> None:
+        try:
+            os.setxattr(fd, name, value)
+        except OSError as error:
+            # vfat, as of the EFI system partition, has none: the guest's policy labels it as a whole. (A
+            # mode that it cannot keep it ignores, and its files are root's already.)
+            if error.errno != errno.ENOTSUP:
+                raise
+
     @contextmanager
     def _writable_directory(self, path: str, real: str) -> Iterator[int]:
         """The directory of what is about to be written; an OSError in the block is said in words."""
@@ -337,19 +353,6 @@ class Tree:
             raise GuestFileError(f"cannot write the guest's {real}: {error.strerror}") from error
         finally:
             os.close(fd)
-
-
-def _apply_meta(fd: int, meta: Meta) -> None:
-    os.fchown(fd, meta.uid, meta.gid)
-    os.fchmod(fd, meta.mode)
-    for name, value in meta.xattrs:
-        try:
-            os.setxattr(fd, name, value)
-        except OSError as error:
-            # vfat, as of the EFI system partition, has none: the guest's policy labels it as a whole. (A
-            # mode that it cannot keep it ignores, and its files are root's already.)
-            if error.errno != errno.ENOTSUP:
-                raise
 
 
 def _xattrs(path: str) -> Iterator[tuple[str, bytes]]:

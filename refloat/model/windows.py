@@ -40,6 +40,7 @@ class WindowsAdapter:
     mac: str = ""
     interface_metric: int | None = None
     gateway_metrics: tuple[int, ...] = ()
+    driver: str = ""  # its service: "vmxnet3ndis6"
 
 
 @dataclass(frozen=True)

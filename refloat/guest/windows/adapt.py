@@ -61,6 +61,7 @@ def change(
     kept = _kept(tree, registry, windows)
     files = _files(tree, request, facts, loaded, kept)
     _edit(registry, files.staged, windows, kept)
+    registry.prepare()
     _check_space(tree, files, windows)
 
     _write_drivers(journal, files, windows)

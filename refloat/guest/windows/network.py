@@ -76,7 +76,9 @@ def _interfaces(system: Hive, control_set: str, notes: Notes) -> Iterator[_Inter
         if name in names:
             name = f"{name} {guid}"
         names.add(name)
-        adapter = WindowsAdapter(guid, name, instance, _mac(system, control_set, guid, instance))
+        mac = _mac(system, control_set, guid, instance)
+        driver = system.string(f"{control_set}\\Enum\\{instance}", "Service")
+        adapter = WindowsAdapter(guid, name, instance, mac, driver=driver)
         yield _Interface(adapter, values, f"SYSTEM\\{key}")
 
 
@@ -194,7 +196,7 @@ def _persistent(system: Hive, control_set: str, notes: Notes) -> list[_Persisten
         except (ValueError, IndexError):
             notes.warnings.append(f"a persistent route cannot be read: {safe(name)[:80]}")
             continue
-        found.append(_Persistent(to, via, metric if metric > 0 else None))
+        found.append(_Persistent(to, via, metric if 0 < metric < 10_000 else None))
     return found
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refloat.errors import NotFound, Refused
+from refloat.errors import Failed, NotFound, Refused
 from refloat.guest.journal import Journal
 from refloat.guest.tree import Tree
 from refloat.guest.windows import paths
 from refloat.guest.windows.hive import Hive
 from refloat.guest.windows.hivelog import LOG_LIMIT, replayed
 from refloat.guest.windows.regf import HIVE_LIMIT, damaged, header
+from refloat.model import ValueChange
 
 _LOGS = (".LOG1", ".LOG2", ".LOG")
+_ORDER = ("BCD", "SOFTWARE", "SYSTEM")
 _BCD = ("/ESP/EFI/Microsoft/Boot/BCD", "/C/Boot/BCD")
 
 
@@ -35,6 +37,7 @@ class Registry:
         self._tree = tree
         self._config = f"{system_root}/System32/config"
         self._opened: dict[str, _Opened] = {}
+        self._made: dict[str, tuple[tuple[ValueChange, ...], bytes]] = {}
 
     @property
     def system(self) -> Hive:
@@ -62,20 +65,28 @@ class Registry:
             raise damaged("SYSTEM", "its next start would be from another control set than the current one")
         return name
 
+    def prepare(self) -> None:
+        """Makes the changed hives, while nothing is written yet. Raises Refused (hive_write) where one cannot
+        be made."""
+        for name, one in self._changed():
+            changes = one.hive.changes
+            if self._made.get(name, ((), b""))[0] == changes:
+                continue
+            try:
+                self._made[name] = changes, one.hive.content()
+            except Failed as error:
+                raise Refused(error.message, code=error.code, hint=error.hint) from error
+
     def commit(self, journal: Journal, reason: str) -> None:
         """Writes the changed hives. All are made before the first is written."""
-        order = ("BCD", "SOFTWARE", "SYSTEM")
-        changed = [one for name in order if (one := self._opened.get(name)) and one.hive.changes]
-        contents = [one.hive.content() for one in changed]
-        for one, content in zip(changed, contents, strict=True):
-            journal.write(
-                one.path,
-                content,
-                reason,
-                expect=one.content,
-                values=one.hive.changes,
-                limit=HIVE_LIMIT,
-            )
+        self.prepare()
+        for name, one in self._changed():
+            changes, content = self._made[name]
+            journal.write(one.path, content, reason, expect=one.content, values=changes, limit=HIVE_LIMIT)
+
+    def _changed(self) -> list[tuple[str, _Opened]]:
+        found = ((name, self._opened.get(name)) for name in _ORDER)
+        return [(name, one) for name, one in found if one is not None and one.hive.changes]
 
     def _hive(self, name: str, places: tuple[str, ...]) -> _Opened:
         if name not in self._opened:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Phony], Pat
 
 
 @pytest.fixture
-def disk_of(originals: Callable[[Phony], Path], tmp_path: Path) -> Callable[[Phony], Path]:
-    """A copy of the guest's disk, to be changed."""
+def disk_of(originals: Callable[[Phony], Path], tmp_path: Path) -> Iterator[Callable[[Phony], Path]]:
+    """A copy of the guest's disk, to be changed. What is mounted below the test's folder in the end, as by a
+    killed run, is unmounted."""
 
     def copy(one: Phony) -> Path:
         why = disks.can_be_made()
@@ -34,4 +35,7 @@ def disk_of(originals: Callable[[Phony], Path], tmp_path: Path) -> Callable[[Pho
             pytest.skip(why)
         return Path(shutil.copy(originals(one), tmp_path / f"{one.name}.raw"))
 
-    return copy
+    yield copy
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        if (where := line.split()[4]).startswith(f"{tmp_path}/"):
+            disks.run("umount", where)

@@ -14,6 +14,7 @@ from refloat.guest.windows.hive import Hive
 from refloat.guest.windows.hivelog import replayed
 from refloat.guest.windows.values import Value
 from refloat.model import NicConfig, NicMethod, Route, WindowsAdapter
+from refloat.text import safe
 from tests.windows.hives import Keys, at, hive, merged
 from tests.windows.real import WINDOWS7, WINDOWS8, WINDOWS10, logs, real, undirtied
 
@@ -62,7 +63,8 @@ def test_a_static_address_with_all_that_belongs_to_it() -> None:
         InterfaceMetric=Value.dword(15),
         MTU=Value.dword(9000),
     )
-    nics, adapters, notes = looked(adapter(ONE, "Ethernet0", values))
+    device = at(f"{SET}\\Enum\\{VMXNET3}", {"Service": Value.sz("vmxnet3ndis6")})
+    nics, adapters, notes = looked(adapter(ONE, "Ethernet0", values), device)
     assert nics == (
         NicConfig(
             name="Ethernet0",
@@ -78,7 +80,9 @@ def test_a_static_address_with_all_that_belongs_to_it() -> None:
             sources=(f"SYSTEM\\{TCPIP}\\Interfaces\\{ONE}",),
         ),
     )
-    assert adapters == (WindowsAdapter(ONE, "Ethernet0", VMXNET3, "00:0c:29:f3:ff:de", 15, (0, 20)),)
+    assert adapters == (
+        WindowsAdapter(ONE, "Ethernet0", VMXNET3, "00:0c:29:f3:ff:de", 15, (0, 20), "vmxnet3ndis6"),
+    )
     assert notes == Notes()
 
 
@@ -234,7 +238,7 @@ def test_hostile_values_are_read_or_left_out(
         at(f"{NETWORK}\\{ONE}\\Connection", {"PnpInstanceID": Value.sz(VMXNET3), **connection}),
         routes(*entries),
     )
-    assert all(nic.name.isprintable() and len(nic.name) <= 300 for nic in nics)
+    assert all(safe(nic.name) == nic.name and len(nic.name) <= 300 for nic in nics)
 
 
 # ---------------------------------------------------------------- real hives
@@ -260,6 +264,7 @@ def test_the_real_windows_7_has_its_two_static_addresses() -> None:
     }  # fmt: skip
     assert [one.instance.partition("\\")[0] for one in adapters] == ["PCI", "PCI"]
     assert [one.gateway_metrics for one in adapters] == [(0,), (0,)]
+    assert [one.driver for one in adapters] == ["E1G60", "E1G60"]
     assert notes.warnings == []
 
 

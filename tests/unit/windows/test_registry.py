@@ -117,9 +117,32 @@ def test_nothing_is_written_when_one_hive_cannot_be_made(root: Path) -> None:
         registry, written = Registry(tree), journal(root, tree)
         registry.software.set(DEVICE_PATH, "DevicePath", Value.sz("x"))
         registry.system.set(KEY, "Start", Value.dword(0))
-        with pytest.raises(Exception, match="20000 bytes"):
+        with pytest.raises(Refused, match="20000 bytes"):
             registry.commit(written, "a reason")
         assert written.changes() == ()
+
+
+def test_hives_that_were_prepared_are_made_once_and_again_after_a_change(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    content = Hive.content
+
+    def counted(self: Hive) -> bytes:
+        made.append(self.name)
+        return content(self)
+
+    monkeypatch.setattr(Hive, "content", counted)
+    with Tree(root) as tree:
+        registry, written = Registry(tree), journal(root, tree)
+        registry.system.set(KEY, "Start", Value.dword(3))
+        registry.prepare()
+        registry.prepare()
+        assert made == ["SYSTEM"]
+        registry.system.set(KEY, "Start", Value.dword(0))
+        registry.commit(written, "a reason")
+        assert made == ["SYSTEM", "SYSTEM"]
+        assert Registry(tree).system.get(KEY, "Start") == Value.dword(0)
 
 
 def test_a_hive_that_another_changed_meanwhile_is_not_overwritten(root: Path) -> None:

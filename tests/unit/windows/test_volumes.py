@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from refloat.errors import Refused
+from refloat.guest.disk import CannotMount, mounted_system
 from refloat.guest.probe import Found
 from refloat.guest.root import find_root
 from refloat.guest.windows.volumes import WindowsRoot, check_closed, with_mounts
@@ -46,6 +48,18 @@ def test_each_guest_has_its_volumes_in_their_places(
         assert tree.is_file("/C/Windows/System32/config/SYSTEM")
     assert not any((tmp_path / "mnt").iterdir())
     assert image.read_bytes() == before
+
+
+def test_a_volume_that_cannot_be_mounted_is_said_and_nothing_is_left(
+    disk_of: Callable[[Phony], Path], tmp_path: Path
+) -> None:
+    one = volume_of(SERVER, disk_of(SERVER))
+    system = replace(one.found(), filesystem=replace(one.found().filesystem, mountpoint="/C"))
+    esp = replace(system, filesystem=replace(system.filesystem, kind="vfat", mountpoint="/ESP"))
+    one.write(0, bytes(512))
+    with pytest.raises(CannotMount), mounted_system([system, esp], tmp_path / "mnt"):
+        pass
+    assert not any((tmp_path / "mnt").iterdir())
 
 
 def refusal(tmp_path: Path, **images: Path) -> Refused:

@@ -2,6 +2,7 @@
 
 function Start-DisksStage {
     $wrong = @()
+    $null = Wait-For 60 { @(Get-MissingDisks).Count -eq 0 }
     for ($number = 1; $number -le [int]$Plan['DISKS']; $number++) {
         $serial = $Plan['DISK_{0}_SERIAL' -f $number]
         $shared = $Plan['DISK_{0}_SHARED' -f $number] -eq '1'
@@ -17,7 +18,6 @@ function Start-DisksStage {
 
 # What is wrong with the disk; nothing when it is online and can be written.
 function Set-DiskOnline($serial, $shared) {
-    $null = Wait-For 60 { @(Find-Disks $serial).Count -gt 0 }
     $found = @(Find-Disks $serial)
     if (@($found).Count -ne 1) { return 'disks with this serial number: {0}' -f @($found).Count }
     $disk = $found[0]
@@ -26,6 +26,13 @@ function Set-DiskOnline($serial, $shared) {
     }
     if (Test-Command 'Set-Disk') { return Set-DiskByCommand $disk.Index }
     Set-DiskByDiskpart $disk.Index
+}
+
+function Get-MissingDisks {
+    for ($number = 1; $number -le [int]$Plan['DISKS']; $number++) {
+        $serial = $Plan['DISK_{0}_SERIAL' -f $number]
+        if (@(Find-Disks $serial).Count -eq 0) { $serial }
+    }
 }
 
 function Find-Disks($serial) {

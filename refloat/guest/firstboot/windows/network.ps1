@@ -5,11 +5,13 @@ function Start-NetworkStage {
     $wrong = @()
     $again = @()
     $rewritten = 0
+    $patience = 300
     for ($number = 1; $number -le [int]$Plan['NICS']; $number++) {
         if ($Plan['NIC_{0}_MODE' -f $number] -eq 'preserve') { continue }
         $rewritten++
         $nic = Get-Nic $number
-        $null = Wait-For 300 { [bool](Find-Adapter $nic.Mac) }
+        # Where one never comes, the others have come by then.
+        if (-not (Wait-For $patience { [bool](Find-Adapter $nic.Mac) })) { $patience = 15 }
         $adapter = Find-Adapter $nic.Mac
         if (-not $adapter) { $wrong += 'there is no adapter (or several) with MAC ' + $nic.Mac; continue }
         if (Test-AsPlanned $nic) { continue }
@@ -157,7 +159,7 @@ function Remove-OldRoutes {
         if (@($nic.Gateways).Count -eq 0) { continue }
         foreach ($name in @((Get-Item -Path $path).Property)) {
             if (-not $name) { continue }
-            $to, $mask, $gateway = $name -split ','
+            $to, $mask, $gateway, $metric = $name -split ','
             if ($to -ne '0.0.0.0' -or $nic.OldGateways -notcontains $gateway) { continue }
             Write-Log ('old persistent route ' + $name)
             & ($System + 'route.exe') delete 0.0.0.0 mask 0.0.0.0 $gateway | Out-Null
