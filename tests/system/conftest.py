@@ -12,6 +12,11 @@ from refloat.lab.layout import Lab
 from tests.system.rig import Rig
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What commits the lab's target comes last: the others need it replicating."""
+    items.sort(key=lambda item: item.path == Path(__file__).with_name("test_failover.py"))
+
+
 @pytest.fixture(scope="session")
 def rig() -> Iterator[Rig]:
     """The tests' own lab, beside any other. REFLOAT_KEEP_LAB=1 leaves it for a look afterwards."""

@@ -45,8 +45,8 @@ class Rig:
         with api(self.lab) as client:
             return client.post(path, json=body)
 
-    def start_failover(self) -> str:
-        answer = self.post(f"/targets/{TARGET}/failover", {"mode": "planned"})
+    def start_failover(self, mode: str = "planned", **more: str) -> str:
+        answer = self.post(f"/targets/{TARGET}/failover", {"mode": mode, **more})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
