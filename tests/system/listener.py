@@ -17,6 +17,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.heard: set[str] = set()
+        self._closing = threading.Event()
         self._tcp = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         self.port: int = self._tcp.getsockname()[1]
         self._udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -28,6 +29,7 @@ class Listener:
 
     def close(self) -> None:
         """By a word to itself: a thread that waits does not notice that its socket is closed."""
+        self._closing.set()
         with socket.create_connection(("127.0.0.1", self.port)) as last:
             last.sendall(b"\n")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
@@ -38,24 +40,23 @@ class Listener:
         self._udp.close()
 
     def _serve_tcp(self) -> None:
-        while True:
+        while not self._closing.is_set():
             connection, _ = self._tcp.accept()
             with contextlib.suppress(OSError), connection:
                 connection.settimeout(10)
-                name = connection.recv(_LONGEST).decode(errors="replace").strip()
-                if not name:
-                    return
-                self.heard.add(f"tcp {name}")
+                self._hear("tcp", connection.recv(_LONGEST))
                 connection.sendall(ANSWER)
 
     def _serve_udp(self) -> None:
-        while True:
+        while not self._closing.is_set():
             data, sender = self._udp.recvfrom(_LONGEST)
-            name = data.decode(errors="replace").strip()
-            if not name:
-                return
-            self.heard.add(f"udp {name}")
+            self._hear("udp", data)
             self._udp.sendto(ANSWER, sender)
+
+    def _hear(self, protocol: str, data: bytes) -> None:
+        name = data.decode(errors="replace").strip()
+        if name:  # a shell may send each line by itself
+            self.heard.add(f"{protocol} {name}")
 
 
 @contextlib.contextmanager
