@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from refloat.standalone.headers import extents
 
 FORMATS = frozenset({"raw", "qcow2", "vmdk", "vhdx"})
 _TIMEOUT = 60.0
+_LET_GO = 5.0  # seconds in which an image that is in use may become free
 
 
 @dataclass(frozen=True)
@@ -156,25 +158,35 @@ def _daemon(image: Image, file: Path, image_format: str, target: Path) -> Iterat
         "writable": True, "growable": False,
     }  # fmt: skip
     nodes = [word for blockdev in blockdevs for word in ("--blockdev", json.dumps(blockdev))]
-    service = Service(["qemu-storage-daemon", *nodes, "--export", json.dumps(export)])
+    service = _started(["qemu-storage-daemon", *nodes, "--export", json.dumps(export)], image, target)
     try:
-        _wait_for(service, image, target)
         yield
     finally:
         service.stop()
 
 
-def _wait_for(service: Service, image: Image, target: Path) -> None:
-    try:
-        service.wait_until(lambda: target.stat().st_size == image.capacity, _TIMEOUT)
-    except CommandFailed as error:
-        if b"lock" in error.stderr:
-            raise Refused(
-                f"{image.path} is in use by another process",
-                code="image_in_use",
-                hint="shut the VM down that runs from it",
-            ) from error
-        raise
+def _started(argv: Sequence[str], image: Image, target: Path) -> Service:
+    """The daemon, once it shows the image. One of a run that was killed may still be on its way out."""
+    deadline = time.monotonic() + _LET_GO
+    while True:
+        service = Service(argv)
+        try:
+            service.wait_until(lambda: target.stat().st_size == image.capacity, _TIMEOUT)
+            return service
+        except CommandFailed as error:
+            service.stop()
+            if b"lock" not in error.stderr:
+                raise
+            if time.monotonic() > deadline:
+                raise Refused(
+                    f"{image.path} is in use by another process",
+                    code="image_in_use",
+                    hint="shut the VM down that runs from it",
+                ) from error
+            time.sleep(0.2)
+        except BaseException:
+            service.stop()
+            raise
 
 
 def _is_device(path: Path) -> bool:

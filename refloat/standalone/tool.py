@@ -217,8 +217,10 @@ def _watched(host: Host, evidence: Evidence, record: Record, then: State | None 
     """Refuses to write to a guest that has run since Refloat wrote to it; else the evidence says, before the
     first write, that Refloat does (in state `then`)."""
 
+    # What a killed run left mounted keeps its images open: before they are opened again.
+    clear(evidence.run_dir / "mnt")
+
     def before(found: Sequence[Found]) -> None:
-        clear(evidence.run_dir / "mnt")  # of a run that was killed
         now = _of_each(mounts, found, host)
         if record.state is State.ADAPTED:
             marks = _of_each(generation, found, host)
