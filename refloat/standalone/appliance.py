@@ -23,6 +23,8 @@ from refloat.guest.stack import Volumes
 from refloat.guest.tree import Tree
 from refloat.guest.windows.repair import DISCARD_OPTIONS, repair_failed
 from refloat.model import GuestFilesystem
+from refloat.standalone import appliance_attributes
+from refloat.standalone.appliance_attributes import ApplianceTree
 
 _MOUNT_WAIT = 60.0
 _UNMOUNT_TRIES = 50
@@ -70,7 +72,10 @@ class ApplianceHost:
                 if point in WINDOWS_MOUNTS:
                     self._g.mkmountpoint(point)
                 self._mount(found, point, subvolume, writable)
-        with self._shown(mountpoint), Tree(mountpoint) as tree:
+        windows = "/C" in places and "/" not in places
+        if windows:
+            appliance_attributes.start(self._g)
+        with self._shown(mountpoint), (ApplianceTree if windows else Tree)(mountpoint) as tree:
             yield tree
 
     def mounted_subvolume(self, mountpoint: Path) -> tuple[str, str]:
