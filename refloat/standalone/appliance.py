@@ -77,6 +77,10 @@ class ApplianceHost:
             appliance_attributes.start(self._g)
         with self._shown(mountpoint), (ApplianceTree if windows else Tree)(mountpoint) as tree:
             yield tree
+        if windows:  # it may be mounted once more, for writing
+            for point in (appliance_attributes.PLACE, *WINDOWS_MOUNTS):
+                if point not in WINDOWS_MOUNTS or point in places:
+                    self._g.rmmountpoint(point)
 
     def mounted_subvolume(self, mountpoint: Path) -> tuple[str, str]:
         """Of the filesystem at the appliance's root, whatever `mountpoint` is called here."""
