@@ -8,7 +8,8 @@ from refloat.guest.windows.hive import Hive
 from refloat.model import Firmware
 from tests.windows import disks, small
 
-# A small disk by today's measure, and nearly all of it a hole. BIOS: not every kernel that this runs on can mount the vfat of an ESP.
+# A small disk by today's measure, and nearly all of it a hole. BIOS: not every kernel that this runs on can
+# mount the vfat of an ESP.
 GUEST = disks.Phony("2022", Firmware.BIOS, system_mib=16 * 1024, services=700)
 
 

@@ -52,16 +52,132 @@ class Case:
 
 
 CASES: tuple[Case, ...] = (
-    Case(1, "Windows has no storage driver that starts with the kernel", windows=True),
-    Case(2, "Windows has the driver, but its services are overridden", windows=True),
-    Case(3, "The driver set is older than the Windows version", windows=True),
-    Case(4, "Windows restarts without end because one driver fails", windows=True),
-    Case(5, "Group policy or antivirus keeps drivers out", windows=True),
-    Case(6, "NTFS is hibernated or dirty, and changes are lost", windows=True),
-    Case(7, "Windows leaves data disks offline after the bus changed", windows=True),
-    Case(8, "A CD-ROM takes the letter of an offline disk", windows=True),
-    Case(9, "The static address stays with an adapter that is gone", windows=True),
-    Case(10, "Further addresses are lost, and there is no choice per adapter", windows=True),
+    Case(
+        1,
+        "Windows has no storage driver that starts with the kernel",
+        (How.DETECTED, How.MENDED),
+        "viostor and vioscsi are made to start with the kernel, in the scheme that the guest's own "
+        "registry has; SATA and NVMe start as well. Without drivers for the build the guest is refused.",
+        (
+            "unit/windows/test_values.py::test_the_scheme_follows_the_hive_not_the_version",
+            "unit/test_windows.py::test_a_driver_that_does_not_start_at_boot_is_none",
+        ),
+        "forklift#1029, kubevirt#11332",
+        windows=True,
+    ),
+    Case(
+        2,
+        "Windows has the driver, but its services are overridden",
+        (How.MENDED,),
+        "Every form of StartOverride is taken away from the services that must start.",
+        ("unit/windows/test_values.py::test_no_form_of_start_override_is_left",),
+        "kubevirt#16703, containerized-data-importer#4023",
+        windows=True,
+    ),
+    Case(
+        3,
+        "The driver set is older than the Windows version",
+        (How.DETECTED,),
+        "The set is asked before a disk is touched; the refusal names the folder that was looked for, "
+        "and what the set has.",
+        (
+            "unit/windows/test_drivers.py::test_a_set_without_this_build_is_refused_with_what_it_has",
+            "unit/test_windows_jobs.py::test_a_refusal_changes_nothing_and_says_what_to_do",
+        ),
+        "cloudstack#13241",
+        windows=True,
+    ),
+    Case(
+        4,
+        "Windows restarts without end because one driver fails",
+        (How.MENDED, How.REPORTED),
+        "At most three attempts a stage and three restarts in all, counted before each begins; an "
+        "optional driver never fails the run.",
+        (
+            "unit/windows/test_firstboot_simulation.py::test_whatever_happens_it_ends_within_the_caps",
+            "unit/test_reports.py::test_boots_are_counted_and_never_come_back",
+        ),
+        "virt-v2v#178",
+        windows=True,
+    ),
+    Case(
+        5,
+        "Group policy or antivirus keeps drivers out",
+        (How.DETECTED, How.REPORTED),
+        "Policies that may keep drivers or scripts out are told at preflight; a driver counts as "
+        "installed only where its device works.",
+        (
+            "unit/windows/test_inspect.py::test_policies_of_software",
+            "unit/windows/test_inspect.py::test_policies_of_the_system",
+            "unit/windows/test_firstboot_script.py::test_a_boot_driver_that_drives_nothing_fails_it",
+            "unit/test_remediation.py::test_no_success_without_the_required_stages",
+        ),
+        "virt-v2v#13",
+        windows=True,
+    ),
+    Case(
+        6,
+        "NTFS is hibernated or dirty, and changes are lost",
+        (How.DETECTED,),
+        "Refused with what to do, or discarded or repaired where the policy says so; every mount is "
+        "proven to take writes.",
+        (
+            "unit/windows/test_end_to_end.py::test_what_is_refused_is_refused_untouched",
+            "unit/windows/test_failover.py::test_a_windows_that_was_cut_off_is_rolled_back_untouched",
+        ),
+        "cloudstack#11561",
+        windows=True,
+    ),
+    Case(
+        7,
+        "Windows leaves data disks offline after the bus changed",
+        (How.MENDED,),
+        "The planned disks are brought online, and only they; those of a cluster stay offline unless "
+        "the policy names them.",
+        (
+            "unit/windows/test_firstboot_script.py::test_a_disk_of_a_cluster_stays_offline_unless_it_is_named",
+            "unit/test_windows.py::test_only_its_own_disks_come_online_by_themselves",
+        ),
+        "virt-v2v PR 57, migration-manager#481",
+        windows=True,
+    ),
+    Case(
+        8,
+        "A CD-ROM takes the letter of an offline disk",
+        (How.REPORTED,),
+        "The letters are known from MountedDevices and compared once the disks are online; one that is "
+        "lost is a problem in the report.",
+        (
+            "unit/windows/test_firstboot_script.py::test_a_drive_letter_that_is_lost_is_a_problem",
+            "unit/windows/test_inspect.py::test_drive_letters",
+        ),
+        "migration-manager PR 485",
+        windows=True,
+    ),
+    Case(
+        9,
+        "The static address stays with an adapter that is gone",
+        (How.MENDED,),
+        "Adapters of VMware that are gone are removed, or their addresses are, before the new adapter "
+        "gets them.",
+        ("unit/windows/test_firstboot_script.py::test_a_stale_adapter_of_vmware_lets_go_of_its_addresses",),
+        "forklift#1113, cloudstack#13704",
+        windows=True,
+    ),
+    Case(
+        10,
+        "Further addresses are lost, and there is no choice per adapter",
+        (How.MENDED,),
+        "All addresses, gateways with metrics and name servers of each adapter are restored; the mode "
+        "can be chosen for each.",
+        (
+            "unit/windows/test_network.py::test_the_real_windows_7_has_its_two_static_addresses",
+            "unit/windows/test_firstboot_script.py::test_static_addresses_are_restored",
+            "unit/test_windows.py::test_the_modes_are_those_of_any_guest",
+        ),
+        "forklift PR 6198",
+        windows=True,
+    ),
     Case(
         11,
         "The interface gets another name, and its configuration belongs to nothing",

@@ -76,6 +76,7 @@ def find_filesystems(devices: Mapping[str, str]) -> tuple[Found, ...]:
             "PARTUUID": tags.get("PART_ENTRY_UUID", part.partuuid).lower(),
             "PARTLABEL": tags.get("PART_ENTRY_NAME", part.label),
         }
+        part_type = tags.get("PART_ENTRY_TYPE", part.type)
         filesystem = GuestFilesystem(
             part.disk,
             part.number,
@@ -83,10 +84,9 @@ def find_filesystems(devices: Mapping[str, str]) -> tuple[Found, ...]:
             tags.get("UUID", ""),
             tags.get("LABEL", ""),
             names=tuple(f"{tag}={value}" for tag, value in names.items() if value),
-            esp=is_esp_type(tags.get("PART_ENTRY_TYPE", part.type)),
+            esp=is_esp_type(part_type),
         )
         sub = tags.get("UUID_SUB", "")
-        part_type = tags.get("PART_ENTRY_TYPE", part.type)
         found.append(Found(filesystem, part.node, part.offset, part.size, sub=sub, part_type=part_type))
     return tuple(found)
 

@@ -28,6 +28,8 @@ from refloat.guest.probe import Found
 from refloat.guest.stack import Volumes
 from refloat.guest.tree import Tree
 from refloat.guest.windows.repair import DISCARD_OPTIONS, repair_failed
+from refloat.standalone import appliance_attributes
+from refloat.standalone.appliance_attributes import ApplianceTree
 from refloat.standalone.appliance_volumes import volumes
 
 _MOUNT_WAIT = 60.0
@@ -66,14 +68,22 @@ class ApplianceHost:
     def mounted_system(
         self, filesystems: Sequence[Found], mountpoint: Path, *, writable: bool = False
     ) -> Iterator[Tree]:
-        for point, (found, subvolume) in system_places(filesystems).items():
+        places = system_places(filesystems)
+        for point, (found, subvolume) in places.items():
             if point in WINDOWS_MOUNTS:
                 self._g.mkmountpoint(point)
             elif point != "/" and not self._is_plain(point):
                 raise not_plain(point)
             self._mount(found, point, subvolume, writable)
-        with self._shown(mountpoint), Tree(mountpoint) as tree:
+        windows = "/C" in places and "/" not in places
+        if windows:
+            appliance_attributes.start(self._g)
+        with self._shown(mountpoint), (ApplianceTree if windows else Tree)(mountpoint) as tree:
             yield tree
+        if windows:  # it may be mounted once more, for writing
+            for point in (appliance_attributes.PLACE, *WINDOWS_MOUNTS):
+                if point not in WINDOWS_MOUNTS or point in places:
+                    self._g.rmmountpoint(point)
 
     def mounted_subvolume(self, mountpoint: Path) -> tuple[str, str]:
         """Of the filesystem at the appliance's root, whatever `mountpoint` is called here."""

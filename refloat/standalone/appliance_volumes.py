@@ -125,7 +125,8 @@ class _Layers:
         kind = tags.get("PART_ENTRY_TYPE", "")
         if kind not in _EXTENDED:
             filesystem = self._filesystem(place, node, tags, "", tuple(_partition_names(tags)))
-            yield Found(replace(filesystem, esp=is_esp_type(kind)), node, sub=tags.get("UUID_SUB", ""))
+            sub = tags.get("UUID_SUB", "")
+            yield Found(replace(filesystem, esp=is_esp_type(kind)), node, sub=sub, part_type=kind)
 
     def _logical_volumes(self) -> Iterator[Found]:
         if not self._logical:

@@ -7,7 +7,8 @@ Count. What the script's commands do is the model's (windows_model.py). An unkno
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from tree_sitter import Node
@@ -73,18 +74,15 @@ class Interpreter(Expressions):
     scopes: list[dict[str, Value]] = field(default_factory=lambda: [{}])
     functions: dict[str, Node] = field(default_factory=dict)
 
-    def run(self, text: str) -> None:
-        """The script to its end, or to its exit."""
+    def run(self, text: str, without: Collection[str] = ()) -> None:
+        """The script to its end, or to its exit; `without` these functions of it."""
         self.scopes = [
             {"pid": 4, "host": Thing({"Version": "2.0"}), "true": True, "false": False, "null": None}
         ]
         language = Thing({"LanguageMode": "ConstrainedLanguage"})
         self.scopes[0]["executioncontext"] = Thing({"SessionState": language})
-        root = _parsed(text.replace("\r", "")).root
-        for node in _nodes(root):
-            if node.type == "function_statement":
-                name = next(child for child in node.children if child.type == "function_name")
-                self.functions[_text(name).lower()] = node
+        root, functions = _read(text)
+        self.functions = {name: node for name, node in functions.items() if name not in without}
         with contextlib.suppress(Exited):
             list(self.statements(root))
 
@@ -334,6 +332,18 @@ class Interpreter(Expressions):
         finally:
             self.scopes.pop()
         return [one for value in output for one in spread(value)]
+
+
+@functools.cache
+def _read(text: str) -> tuple[Node, dict[str, Node]]:
+    """The tree of a script, and its functions by lower-case name."""
+    root = _parsed(text.replace("\r", "")).root
+    functions = {}
+    for node in _nodes(root):
+        if node.type == "function_statement":
+            name = next(part for part in node.children if part.type == "function_name")
+            functions[_text(name).lower()] = node
+    return root, functions
 
 
 _SWITCHES = {

@@ -51,6 +51,10 @@ class Windows(Programs):
 
     def boot(self, text: str) -> str:
         """One boot: the launcher's numbers, the script, its wish."""
+        self.begin()
+        return self.start(text)
+
+    def begin(self) -> None:
         self._count("boots")
         self.started = self.clock
         self._apply_registry()
@@ -58,10 +62,14 @@ class Windows(Programs):
             self._bind()
         boots = int(self.files[f"{STATE}boots".lower()][0])
         self._write("sequence", max(boots * 1000, self._number("sequence")))
+
+    def start(self, text: str, instead: dict[str, Any] | None = None) -> str:
+        """One start of the script. `instead`: commands that stand in for functions of it."""
         self._count("runs")
         self.files.pop(f"{STATE}next".lower(), None)
         environment = {"refloat_dir": DIR, "systemroot": "C:\\Windows", "systemdrive": "C:"}
-        Interpreter(self._commands(), self.program, environment).run(text)
+        commands = self._commands() | (instead or {})
+        Interpreter(commands, self.program, environment).run(text, set(instead or ()))
         wish = self.files.get(f"{STATE}next".lower(), [""])[0]
         if wish == "restart":
             self._count("restarts")

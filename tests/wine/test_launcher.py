@@ -193,6 +193,27 @@ def test_a_removal_that_was_interrupted_is_finished(machine: Machine) -> None:
     assert not machine.has_service()
 
 
+def test_what_cannot_be_removed_is_said(machine: Machine) -> None:
+    """A file of the drivers is in use; the script has left the removal to the launcher."""
+    end = '"token":"token-1","nonce":"nonce-1","job":"job-1","seq":7,"stage":"final","uptime":1,"cleaned":'
+    machine.stage(
+        (
+            *BEGIN,
+            'start "" /b cmd /d /c "ping -n 60 127.0.0.1 >C:\\windows\\Refloat\\drivers\\held.txt"',
+            ":wait",
+            "if not exist C:\\windows\\Refloat\\drivers\\held.txt goto wait",
+            f'>"%S%final.clean" echo {{"v":1,{end}true}}',
+            f'>"%S%final.left" echo {{"v":1,{end}false}}',
+            '>"%S%finished" echo succeeded',
+            '>"%S%next" echo done',
+        )
+    )
+    machine.boot()
+    machine.until(machine.removed)
+    assert _final(machine)["cleaned"] is False
+    assert not machine.has_service()
+
+
 def test_the_command_that_exchanges_a_report_is_one(machine: Machine) -> None:
     """As the script runs it. A file stands for the port: what is read back is what was written."""
     machine.stage(())

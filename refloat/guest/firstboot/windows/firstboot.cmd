@@ -123,8 +123,8 @@ rem An empty line first: it ends what an interrupted write left.
 :finish
 rem The script has done this by itself, unless it was interrupted.
 call :clean
-set LINE=%STATE%final.clean
-if errorlevel 1 set LINE=%STATE%final.left
+rem In a .cmd file, set clears the errorlevel.
+if errorlevel 1 (set LINE=%STATE%final.left) else (set LINE=%STATE%final.clean)
 if not exist "%STATE%delivered" call :deliver
 if not exist "%DIR%firstboot.ps1" call :log everything is removed
 for %%F in ("%DIR%script-*.log" "%DIR%command-*.log") do if %%~zF EQU 0 del "%%F"
