@@ -12,9 +12,14 @@ from refloat.lab.layout import Lab
 from tests.system.rig import Rig
 
 
+# What needs the lab, in this order: its VMs take time from all others, and the last test commits its target.
+IN_THE_LAB = ["test_lifecycle.py", "test_failover.py"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What commits the lab's target comes last: the others need it replicating."""
-    items.sort(key=lambda item: item.path == Path(__file__).with_name("test_failover.py"))
+    here = Path(__file__).parent
+    order = {here / name: number for number, name in enumerate(IN_THE_LAB, start=1)}
+    items.sort(key=lambda item: order.get(item.path, 0))
 
 
 @pytest.fixture(scope="session")
