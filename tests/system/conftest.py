@@ -11,7 +11,6 @@ from refloat.lab.lab import down, up
 from refloat.lab.layout import Lab
 from tests.system.rig import Rig
 
-
 # What needs the lab, in this order: its VMs take time from all others, and the last test commits its target.
 IN_THE_LAB = ["test_lifecycle.py", "test_failover.py"]
 
