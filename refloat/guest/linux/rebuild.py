@@ -23,6 +23,7 @@ from refloat.guest.linux import initramfs
 from refloat.guest.linux.compression import BrokenInitramfs
 from refloat.guest.linux.contents import scan
 from refloat.guest.linux.modules import KernelModules
+from refloat.guest.mounts import clear
 from refloat.text import safe
 
 _MIB = 1024 * 1024
@@ -129,13 +130,18 @@ def _check_places(root: Path) -> None:
 
 @contextmanager
 def _bounded(work: Path, size: int) -> Iterator[Path]:
-    """A filesystem of this size at `work`: what the guest writes and says has to fit in it."""
-    run(["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=64,nosuid,nodev,noexec", "tmpfs", str(work)])
+    """A filesystem of this size at `work`: what the guest writes and says has to fit in it.
+
+    What a killed run left mounted there goes first."""
+    clear(work)
+    options = f"size={size},nr_inodes=64,nosuid,nodev,noexec"
     try:
+        run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(work)])
         yield work
     finally:
-        # Lazily: what was killed may still be ending.
-        run(["umount", "--lazy", "--", str(work)])
+        # Lazily: what was killed may still be ending. A mount that stays is what clear() fails for.
+        run(["umount", "--lazy", "--", str(work)], check=False)
+        clear(work)
 
 
 def _tail(directory: Path) -> str:
