@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import secrets
 import socket
 import subprocess
@@ -19,7 +20,10 @@ from refloat.model import PowerState
 from tests.system.listener import Listener, listening
 from tests.system.rig import WITHIN, Rig
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not os.environ.get("REFLOAT_TEST_ALL"), reason="takes minutes: script/test --all"),
+]
 
 GATEWAY = str(ipaddress.IPv4Network(SOURCE_SUBNET)[2])  # behind it a user-mode segment shows its host
 GATEWAY6 = "fec0::2"  # the same by QEMU's default for IPv6
