@@ -7,27 +7,23 @@ by a test or by simulated_guest.py. Several processes may use one directory; eac
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import json
-import os
 import re
 import shutil
-import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from refloat.codec import decode, encode
 from refloat.destinations.base import Channel
+from refloat.destinations.simulated_channel import HostEnd, grey_png
 from refloat.destinations.simulated_faults import Faults
+from refloat.destinations.simulated_state import SimulatedVm, VmStates
 from refloat.destinations.simulated_volumes import VolumeStore
-from refloat.durable import write_durably
 from refloat.errors import Failed, NotFound, Refused
 from refloat.model import (
     AttachedDisk,
@@ -53,22 +49,6 @@ _FLAGS = frozenset(
 _POLL = 0.02  # seconds
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SimulatedVm:
-    """`obeys`: whether its guest shuts down when asked. `read` and `written` are bytes by serial since its
-    start, `started` is that instant in seconds since 1970."""
-
-    hardware: Hardware
-    power: PowerState = PowerState.OFF
-    reason: str = "never started"
-    obeys: bool = False
-    boots: int = 0
-    started: float = 0.0
-    linked: bool = True  # whether its adapters have a link
-    read: dict[str, int] = field(default_factory=dict)
-    written: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,8 +84,7 @@ class SimulatedDestination:
     def __init__(self, directory: Path, networks: Mapping[str, SimulatedNetwork]) -> None:
         self._directory = directory
         self._networks = dict(networks)
-        self._vms = directory / "vms"
-        self._vms.mkdir(parents=True, exist_ok=True)
+        self._vms = VmStates(directory / "vms")
         self.volumes = VolumeStore(directory / "volumes")
         self.faults = Faults(directory / "faults.json")
         self.answers: dict[tuple[str, str, str], Any] = {}
@@ -117,7 +96,7 @@ class SimulatedDestination:
 
     @verb
     def hardware(self, vm: str) -> Hardware:
-        return self._read(vm).hardware
+        return self._vms.read(vm).hardware
 
     def require_devices(self, bus: DiskBus, nic: NicModel) -> None:
         if bus not in _BUSES or nic not in _NICS:
@@ -129,16 +108,16 @@ class SimulatedDestination:
 
     @verb
     def cpu_flags(self, vm: str) -> frozenset[str] | None:
-        self._read(vm)
+        self._vms.read(vm)
         return _FLAGS
 
     @verb
     def power_state(self, vm: str) -> PowerState:
-        return self._read(vm).power
+        return self._vms.read(vm).power
 
     @verb
     def observe(self, vm: str) -> Observation:
-        state = self._read(vm)
+        state = self._vms.read(vm)
         if state.power is PowerState.OFF:
             return Observation(state.power, state.reason)
         serials = [disk.serial for disk in state.hardware.disks]
@@ -152,34 +131,34 @@ class SimulatedDestination:
 
     @verb
     def screenshot(self, vm: str) -> bytes:
-        return b"" if self._read(vm).power is PowerState.OFF else _grey_png()
+        return b"" if self._vms.read(vm).power is PowerState.OFF else grey_png()
 
     # ------------------------------------------------------------ power
 
     @verb
     def start(self, vm: str) -> None:
-        if self._read(vm).power is PowerState.OFF:
+        if self._vms.read(vm).power is PowerState.OFF:
             self.on_start(vm)
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             for disk in state.hardware.disks:
                 self.volumes.require(disk.volume)
             if state.power is PowerState.OFF:
                 shutil.rmtree(self._channels(vm), ignore_errors=True)
                 zero: dict[str, int] = {}
                 state = replace(state, boots=state.boots + 1, started=time.time(), read=zero, written=zero)
-            self._write(vm, replace(state, power=PowerState.RUNNING, reason="started"))
+            self._vms.write(vm, replace(state, power=PowerState.RUNNING, reason="started"))
 
     @verb
     def stop(self, vm: str, graceful: float) -> None:
         deadline = time.monotonic() + graceful
-        while not (obeys := self._read(vm).obeys) and time.monotonic() < deadline:
-            if self._read(vm).power is PowerState.OFF:
+        while not (obeys := self._vms.read(vm).obeys) and time.monotonic() < deadline:
+            if self._vms.read(vm).power is PowerState.OFF:
                 return
             time.sleep(_POLL)
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             if state.power is not PowerState.OFF:
                 reason = "shut down" if graceful and obeys else "stopped"
-                self._write(vm, replace(state, power=PowerState.OFF, reason=reason))
+                self._vms.write(vm, replace(state, power=PowerState.OFF, reason=reason))
         self.on_stop(vm)
 
     # ------------------------------------------------------------ definition
@@ -222,16 +201,16 @@ class SimulatedDestination:
         self._define(vm, clock_utc=utc)
 
     def _define(self, vm: str, **changes: Any) -> None:
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             _require_off(vm, state)
-            self._write(vm, replace(state, hardware=replace(state.hardware, **changes)))
+            self._vms.write(vm, replace(state, hardware=replace(state.hardware, **changes)))
 
     # ------------------------------------------------------------ rollback points
 
     @verb
     def snapshot(self, vm: str, serials: Sequence[str], tag: str) -> tuple[RollbackPoint, ...]:
         _check_tag(tag)
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             disks = {disk.serial: disk for disk in state.hardware.disks}
             unknown = [serial for serial in serials if serial not in disks]
             if unknown:
@@ -255,18 +234,18 @@ class SimulatedDestination:
     @verb
     def rollback_points(self, vm: str, tag: str) -> tuple[RollbackPoint, ...]:
         _check_tag(tag)
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             return self._points(state, tag)
 
     @verb
     def stamps(self, vm: str) -> dict[str, str]:
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             return {disk.serial: self.volumes.stamp(disk.volume) for disk in state.hardware.disks}
 
     @verb
     def revert(self, vm: str, tag: str) -> None:
         _check_tag(tag)
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             _require_off(vm, state)
             # First the definition: a kill after it leaves layers that nothing uses.
             state = self._moved(vm, state, {point.overlay: point.base for point in self._points(state, tag)})
@@ -275,7 +254,7 @@ class SimulatedDestination:
     @verb
     def merge(self, vm: str, tag: str) -> None:
         _check_tag(tag)
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             points = self._points(state, tag)
             for point in points:
                 self.volumes.merge(point.overlay)
@@ -302,7 +281,7 @@ class SimulatedDestination:
         )
         state = replace(state, hardware=replace(state.hardware, disks=disks))
         if moved:
-            self._write(vm, state)
+            self._vms.write(vm, state)
         return state
 
     def _drop_layers(self, state: SimulatedVm, tag: str) -> None:
@@ -314,9 +293,9 @@ class SimulatedDestination:
 
     @verb
     def delete_volume(self, vm: str, volume: str) -> None:
-        self._read(vm)
-        for name in self._names():
-            for disk in self._read(name).hardware.disks:
+        self._vms.read(vm)
+        for name in self._vms.names():
+            for disk in self._vms.read(name).hardware.disks:
                 if volume in (disk.volume, self.volumes.base(disk.volume)):
                     raise Refused(
                         f"volume {volume} is attached to VM {name}",
@@ -327,7 +306,7 @@ class SimulatedDestination:
 
     @verb
     def free_bytes(self, vm: str) -> int:
-        self._read(vm)
+        self._vms.read(vm)
         return shutil.disk_usage(self._directory).free
 
     # ------------------------------------------------------------ reaching the guest
@@ -335,7 +314,7 @@ class SimulatedDestination:
     @verb
     def reach(self, vm: str, address: str, port: int) -> tuple[str, int]:
         """Where a simulated guest would listen. Nothing does, unless a test opens that port."""
-        state = self._read(vm)
+        state = self._vms.read(vm)
         try:
             wanted = ip_address(address)
         except ValueError as error:
@@ -350,8 +329,8 @@ class SimulatedDestination:
 
     @contextmanager
     def channel(self, vm: str, name: str) -> Iterator[Channel]:
-        boots = self._read(vm).boots
-        yield _Channel(self, vm, boots, self._channels(vm) / name)
+        directory = self._channels(vm) / name
+        yield HostEnd(vm, directory, lambda: self._vms.read(vm), lambda: self.on_listen(vm, name))
 
     @contextmanager
     def serial(self, vm: str) -> Iterator[Channel]:
@@ -366,40 +345,39 @@ class SimulatedDestination:
 
     def create(self, vm: str, hardware: Hardware, *, obeys: bool = False) -> None:
         """Defines a VM that is off. Raises Refused for a name that is taken."""
-        if (self._vms / f"{vm}.json").exists():
+        if self._vms.exists(vm):
             raise Refused(f"VM {vm} exists", code="vm_exists")
-        with self._lock(vm):
-            self._write(vm, SimulatedVm(hardware, obeys=obeys))
+        with self._vms.lock(vm):
+            self._vms.write(vm, SimulatedVm(hardware, obeys=obeys))
 
     def destroy(self, vm: str) -> None:
         """Forgets a VM; its volumes stay."""
-        with self._lock(vm):
-            (self._vms / f"{vm}.json").unlink(missing_ok=True)
+        self._vms.remove(vm)
 
     def state(self, vm: str) -> SimulatedVm:
-        return self._read(vm)
+        return self._vms.read(vm)
 
     def meddle(self, vm: str, **changes: Any) -> None:
         """Changes fields of the VM's state behind the verbs, as a faulty platform or a stranger would."""
-        with self._changing(vm) as state:
-            self._write(vm, replace(state, **changes))
+        with self._vms.changing(vm) as state:
+            self._vms.write(vm, replace(state, **changes))
 
     def guest_writes(self, vm: str, serial: str, offset: int, data: bytes) -> None:
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             self.volumes.write(_disk(vm, state, serial).volume, offset, data)
             written = {**state.written, serial: state.written.get(serial, 0) + len(data)}
-            self._write(vm, replace(state, written=written))
+            self._vms.write(vm, replace(state, written=written))
 
     def guest_reads(self, vm: str, serial: str, offset: int, length: int) -> bytes:
-        with self._changing(vm) as state:
+        with self._vms.changing(vm) as state:
             data = self.volumes.read(_disk(vm, state, serial).volume, offset, length)
             read = {**state.read, serial: state.read.get(serial, 0) + len(data)}
-            self._write(vm, replace(state, read=read))
+            self._vms.write(vm, replace(state, read=read))
         return data
 
     def guest_says(self, vm: str, name: str, data: bytes) -> None:
         """Bytes from the guest on this channel, as virtio-serial would carry them."""
-        with self._changing(vm):
+        with self._vms.changing(vm):
             directory = self._channels(vm) / name
             directory.mkdir(parents=True, exist_ok=True)
             with (directory / "to-host").open("ab") as handle:
@@ -422,72 +400,8 @@ class SimulatedDestination:
 
     def guest_ends(self, vm: str, power: PowerState, reason: str) -> None:
         """The guest shut itself down, crashed, or was paused by somebody else."""
-        with self._changing(vm) as state:
-            self._write(vm, replace(state, power=power, reason=reason))
-
-    # ------------------------------------------------------------ state
-
-    def _names(self) -> list[str]:
-        return sorted(file.stem for file in self._vms.glob("*.json"))
-
-    def _read(self, vm: str) -> SimulatedVm:
-        try:
-            content = (self._vms / f"{vm}.json").read_bytes()
-        except FileNotFoundError:
-            raise NotFound(
-                f"the simulated platform has no VM {vm}",
-                code="no_such_vm",
-                hint=f"it has {', '.join(self._names()) or 'none'}",
-            ) from None
-        return decode(SimulatedVm, json.loads(content))
-
-    def _write(self, vm: str, state: SimulatedVm) -> None:
-        write_durably(self._vms / f"{vm}.json", json.dumps(encode(state)).encode())
-
-    @contextmanager
-    def _changing(self, vm: str) -> Iterator[SimulatedVm]:
-        with self._lock(vm):
-            yield self._read(vm)
-
-    @contextmanager
-    def _lock(self, vm: str) -> Iterator[None]:
-        with (self._vms / f"{vm}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-
-class _Channel:
-    """The host's end. What was read is gone, also for a hub that is killed before it acts on it."""
-
-    def __init__(self, platform: SimulatedDestination, vm: str, boots: int, directory: Path) -> None:
-        self._platform, self._vm, self._boots, self._directory = platform, vm, boots, directory
-
-    def read(self, timeout: float) -> bytes:
-        deadline = time.monotonic() + timeout
-        while True:
-            state = self._platform.state(self._vm)
-            if state.power is PowerState.OFF or state.boots != self._boots:
-                raise Failed(f"{self._vm} stopped: its channel is closed", code="channel_closed")
-            self._platform.on_listen(self._vm, self._directory.name)
-            data = self._take()
-            if data or time.monotonic() >= deadline:
-                return data
-            time.sleep(_POLL)
-
-    def _take(self) -> bytes:
-        source, taken = self._directory / "to-host", self._directory / f"taken-{os.getpid()}"
-        try:
-            source.rename(taken)
-        except FileNotFoundError:
-            return b""
-        data = taken.read_bytes()
-        taken.unlink()
-        return data
-
-    def write(self, data: bytes) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with (self._directory / "to-guest").open("ab") as handle:
-            handle.write(data)
+        with self._vms.changing(vm) as state:
+            self._vms.write(vm, replace(state, power=power, reason=reason))
 
 
 def _disk(vm: str, state: SimulatedVm, serial: str) -> AttachedDisk:
@@ -509,18 +423,3 @@ def _check_tag(tag: str) -> None:
             code="bad_tag",
             hint="letters, digits, _ and -, at most 64",
         )
-
-
-def _grey_png() -> bytes:
-    """A console that shows nothing: 16 by 9 grey pixels."""
-    rows = b"".join(b"\0" + b"\x60" * 16 for _ in range(9))
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", 16, 9, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    )
-    chunks = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in parts
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
