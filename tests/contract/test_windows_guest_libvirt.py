@@ -23,6 +23,7 @@ from refloat.model import (
     NicModel,
     PlannedDisk,
     PlannedNic,
+    PowerState,
     Remediation,
     Secrets,
     StatusChange,
@@ -66,6 +67,7 @@ def rig(storage: tuple[Path, str]) -> Iterator[LibvirtRig]:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = make_world(tmp_path)
+    made.source.power = PowerState.OFF  # as step 2 leaves it
     yield made
     made.store.engine.dispose()
 

@@ -11,6 +11,7 @@ from refloat.model import (
     BitLocker,
     Findings,
     GuestReport,
+    PowerState,
     Remediation,
     StageReport,
     Verdict,
@@ -51,7 +52,7 @@ GOOD = replace(
     drivers=("viostor", "netkvm"),
     reboots=1,
 )
-UNPROBED = Findings(FINDINGS.observations)
+UNPROBED = Findings(FINDINGS.observations, source=PowerState.OFF)
 
 
 def judged(*reports: GuestReport, findings: Findings = FINDINGS) -> Verdict:

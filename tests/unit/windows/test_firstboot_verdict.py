@@ -47,7 +47,7 @@ def judged(reports: list[GuestReport]) -> Verdict:
     read = {disk.serial: 1 << 20 for disk in REQUEST.disks}
     linked = tuple(nic.mac for nic in REQUEST.nics)
     seen = Observation(PowerState.RUNNING, "", read, {}, linked)
-    return verdict(facets(plan, hardware, Findings((seen,)), reports))
+    return verdict(facets(plan, hardware, Findings((seen,), source=PowerState.OFF), reports))
 
 
 @pytest.mark.parametrize("modern", [True, False], ids=["2022", "2008 R2"])
