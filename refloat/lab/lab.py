@@ -42,10 +42,7 @@ def up(lab: Lab, say: Say) -> None:
 
     Safe to repeat; after a failover it says what to do instead of guessing.
     """
-    _require_host(lab)
-    if not lab.estate.exists():
-        down(lab, lambda _: None)  # what a killed `up` left
-        _create(lab, say)
+    make(lab, say)
     _require_unspent(lab)
     _start_vms(lab, say)
     start_hub(lab)
@@ -53,6 +50,14 @@ def up(lab: Lab, say: Say) -> None:
     wait_for_sync(lab, TARGET, say)
     wait_for_banner(_destination(lab), lab.source_vm, SOURCE_ADDRESS)
     say(f"the lab is up: target {TARGET} is ready")
+
+
+def make(lab: Lab, say: Say) -> None:
+    """Makes what is missing of the lab and starts nothing. Safe to repeat."""
+    _require_host(lab)
+    if not lab.estate.exists():
+        down(lab, lambda _: None)  # what a killed `make` left
+        _create(lab, say)
 
 
 def status(lab: Lab) -> Status:

@@ -52,7 +52,7 @@ class SimulatedGuest:
 
     def __init__(
         self,
-        world: World,
+        world: World | None,
         job: str,
         *rows: tuple[Remediation, int, int, int],
         mac: str = MAC,
@@ -109,6 +109,7 @@ class SimulatedGuest:
 
     def _known_to_the_hub(self) -> dict[str, str]:
         """Where no disk holds them. Asked when the guest speaks: a job makes them in preflight."""
+        assert self._world is not None, "the secrets are to be given, or to be found in a world"
         found = self._world.store.load(self._job, "secrets", Secrets)
         assert found is not None
         return {"TOKEN": found.token, "NONCE": found.nonce}

@@ -39,6 +39,23 @@ _MACHINES = {"amd64": 0x8664, "x86": 0x14C, "ARM64": 0xAA64}
 
 
 @dataclass(frozen=True)
+class Network:
+    """The one adapter, as VMware made it, and its static settings."""
+
+    mac: str = MAC
+    address: str = ADDRESS
+    mask: str = MASK
+    gateway: str = GATEWAY
+    dns: str = DNS
+
+    @property
+    def device(self) -> str:
+        """The adapter among the devices: there Windows writes the MAC in two halves."""
+        digits = self.mac.replace(":", "").upper()
+        return f"PCI\\VEN_15AD&DEV_07B0&SUBSYS_07B015AD&REV_01\\{digits[:6]}FFFF{digits[6:]}00"
+
+
+@dataclass(frozen=True)
 class Phony:
     """`system_mib` is the size of Windows' own volume; `services` are further ones in its registry, of which
     a fresh Server 2022 has about 700."""
@@ -48,6 +65,7 @@ class Phony:
     architecture: str = "amd64"
     system_mib: int = 96
     services: int = 0
+    network: Network = Network()
 
     @property
     def name(self) -> str:
@@ -95,15 +113,15 @@ def system_hive(one: Phony) -> bytes:
     tcpip = f"{small.SET}\\Services\\Tcpip\\Parameters"
     interface = {
         "EnableDHCP": Value.dword(0),
-        "IPAddress": Value.multi_sz(ADDRESS),
-        "SubnetMask": Value.multi_sz(MASK),
-        "DefaultGateway": Value.multi_sz(GATEWAY),
+        "IPAddress": Value.multi_sz(one.network.address),
+        "SubnetMask": Value.multi_sz(one.network.mask),
+        "DefaultGateway": Value.multi_sz(one.network.gateway),
         "DefaultGatewayMetric": Value.multi_sz("0"),
-        "NameServer": Value.sz(DNS),
+        "NameServer": Value.sz(one.network.dns),
     }
     connection = {
         "Name": Value.sz("Ethernet0"),
-        "PnPInstanceID": Value.sz("PCI\\VEN_15AD&DEV_07B0&SUBSYS_07B015AD&REV_01\\005056FFFF9A0B0C00"),
+        "PnPInstanceID": Value.sz(one.network.device),
     }
     parts = [
         at("Setup", {"SystemSetupInProgress": Value.dword(0)}),
