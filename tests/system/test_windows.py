@@ -36,6 +36,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: disks are made and mounted"),
     pytest.mark.skipif(bool(disks.can_be_made()), reason=disks.can_be_made() or "-"),
+    pytest.mark.skipif(not os.environ.get("REFLOAT_TEST_ALL"), reason="takes minutes: script/test --all"),
 ]
 
 ONE = disks.Phony("2022", Firmware.UEFI)

@@ -147,6 +147,7 @@ def taken_back(rig: Rig, job: str, before: dict[str, str]) -> None:
     assert rig.wait_for_target()["state"] == "ready"
 
 
+@pytest.mark.skipif(not os.environ.get("REFLOAT_TEST_ALL"), reason="takes minutes: script/test --all")
 def test_what_speaks_from_its_adapted_disk_succeeds(
     phony: tuple[Rig, disks.Phony, Path], tmp_path: Path
 ) -> None:
