@@ -1,0 +1,65 @@
+"""The estate as a whole: what the names in it stand for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from refloat import model
+from refloat.errors import NotFound
+from refloat.estate.forms import Form, Name
+from refloat.estate.policies import PolicyForm
+from refloat.estate.sites import Mapping, Site
+from refloat.estate.targets import Protected, TargetForm
+from refloat.policy import Policy, Probe
+from refloat.run import Networks
+
+
+class Estate(Form):
+    version: Literal[1]
+    sites: dict[Name, Site]
+    mappings: list[Mapping] = []
+    policies: dict[Name, PolicyForm] = {}
+    protected: dict[Name, Protected]
+    targets: dict[Name, TargetForm]
+
+    def target(self, name: str) -> model.Target:
+        form = self.targets.get(name)
+        if form is None:
+            raise NotFound(
+                f"unknown target: {name}", code="unknown_target", hint="list them with `refloat target list`"
+            )
+        protected = self.protected[form.protected]
+        return model.Target(
+            name=name,
+            source_site=protected.site,
+            source_vm=protected.vm,
+            site=form.site,
+            controller_vm=form.controller.vm,
+            endpoint=model.Endpoint(
+                address=form.controller.address,
+                port=form.controller.port,
+                user=form.controller.user,
+                identity=str(form.controller.identity),
+                host_key=form.controller.host_key,
+            ),
+            disks=tuple(model.ReplicaDisk(key, serial) for key, serial in form.disks.items()),
+            policy=protected.policy,
+        )
+
+    def policy(self, name: str) -> Policy:
+        form = self.policies.get(name, PolicyForm())
+        probes = tuple(Probe(probe.port, probe.expect, probe.address) for probe in form.probes)
+        nics = tuple(nic.record(mac) for mac, nic in form.nics.items())
+        plain = form.model_dump(exclude={"probes", "nics", "windows"})
+        windows = form.windows.record()
+        return Policy(**{**plain, "name": name, "probes": probes, "nics": nics, "windows": windows})
+
+    def networks(self) -> Networks:
+        return Networks(
+            live={mapping.source: mapping.live for mapping in self.mappings},
+            test={mapping.source: mapping.test for mapping in self.mappings},
+            readdress={
+                mapping.source: tuple(rule.record() for rule in mapping.readdress)
+                for mapping in self.mappings
+            },
+        )

@@ -1,0 +1,36 @@
+"""The words that the estate file is made of: names, addresses, files."""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
+Mac = Annotated[str, Field(pattern=r"^(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")]
+Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
+
+
+def _interface(text: str) -> str:
+    if "/" not in text:
+        raise ValueError(f"{text} has no prefix: write {text}/24")
+    return str(ip_interface(text))
+
+
+Interface = Annotated[str, AfterValidator(_interface)]
+
+
+def _absolute(path: str) -> str:
+    if not Path(path).is_absolute() or "\0" in path:
+        raise ValueError(f"{path!r} is no absolute path")
+    return path
+
+
+Uuid = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+class Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
