@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from refloat.access import Audit, People, SecondPerson
 from refloat.caretaker import Caretaker, Due, Replication, decision_due, replication, sync_due
 from refloat.clock import now
 from refloat.config import Config
@@ -50,6 +51,7 @@ TOLD = {
     "resume-rollback": "rollback",
 }
 READY_FOR_FAILOVER = frozenset({TargetState.READY})
+UNNAMED = "unnamed"  # a caller within this process: tests, and the lab
 CARETAKER = "the hub"  # who decided, where a policy's time ran out
 ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
 
@@ -64,6 +66,9 @@ class Hub:
         self.platforms = platforms or Platforms(estate, config.data_dir)
         self._lock = _only_hub(config.data_dir)
         self.store = Store.open(config.data_dir / "refloat.sqlite")
+        self.people = People(self.store.engine)
+        self.audit = Audit(self.store.engine)
+        self._second = SecondPerson(self.store.engine)
         self.engine = Engine(config.data_dir / "jobs.sqlite", lambda job_id: self.run(job_id))
         self.syncs = Syncs(estate, self.platforms, self.store, config.data_dir, self._without_job)
         self._caretaker = Caretaker(self)
@@ -104,8 +109,12 @@ class Hub:
 
     # ------------------------------------------------------------ targets
 
-    def targets(self) -> list[TargetStatus]:
-        return [self.store.target(name) for name in self.estate.targets]
+    def targets(
+        self, limit: int | None = None, after: str = "", search: str = "", state: TargetState | None = None
+    ) -> list[TargetStatus]:
+        """By name: those of the estate after `after` whose name has `search` in it."""
+        names = [name for name in self.estate.targets if name > after and search.lower() in name.lower()]
+        return self.store.targets(names, limit, state)
 
     def target(self, name: str) -> TargetStatus:
         self.estate.target(name)
@@ -113,19 +122,25 @@ class Hub:
 
     def replication(self, name: str) -> Replication:
         """How fresh the replica is now."""
-        return replication(self.target(name), self._policy(name), now())
+        return self.replication_of(self.target(name))
 
-    def start_sync(self, name: str, full: bool = False) -> None:
+    def replication_of(self, target: TargetStatus) -> Replication:
+        return replication(target, self._policy(target.name), now())
+
+    def start_sync(self, name: str, full: bool = False, by: str = UNNAMED) -> None:
         """Starts a sync in the background; its progress and outcome are in the target's status."""
         self.estate.target(name)
+        self.audit.record(by, "sync", name, full=full)
         self.syncs.start(name, full)
 
-    def pause(self, name: str) -> TargetStatus:
+    def pause(self, name: str, by: str = UNNAMED) -> TargetStatus:
         self.estate.target(name)
+        self.audit.record(by, "pause", name)
         return self.syncs.pause(name)
 
-    def resume_replication(self, name: str) -> TargetStatus:
+    def resume_replication(self, name: str, by: str = UNNAMED) -> TargetStatus:
         self.estate.target(name)
+        self.audit.record(by, "resume", name)
         return self.syncs.resume(name)
 
     def synchronise(self, name: str, cancelled: Callable[[], bool]) -> SyncPoint:
@@ -162,10 +177,20 @@ class Hub:
 
     # ------------------------------------------------------------ jobs
 
-    def start_failover(self, target: str, mode: Mode, override: OperatorDecision | None = None) -> Job:
+    def start_failover(
+        self,
+        target: str,
+        mode: Mode,
+        override: OperatorDecision | None = None,
+        by: str = UNNAMED,
+        key: str = "",
+    ) -> Job:
         """`override` is an operator's word that the source does not run, for an emergency in which nobody
-        answers there."""
+        answers there. Asked again with the same `key` of the client's own, it is the same job."""
         self.estate.target(target)
+        asked = f"{target} {mode} {override.reason if override else ''}"
+        if key and (known := self.store.started(by, key, asked)):
+            return known
         if override is not None and mode is not Mode.EMERGENCY:
             raise Refused(
                 f"that the source is off is asked of its platform in a {mode} failover",
@@ -179,7 +204,10 @@ class Hub:
                 code="target_not_ready",
                 hint=f"look at `refloat target show {target}`",
             )
-        job = self.store.create_job(target, mode, READY_FOR_FAILOVER)
+        if override is not None:
+            self._two_people(target, "override", by, override.reason, self._policy(target))
+        job = self.store.create_job(target, mode, READY_FOR_FAILOVER, (by, key, asked) if key else None)
+        self.audit.record(by, "start", job.id, override.reason if override else "", mode=mode, target=target)
         if override is not None:
             self.store.save(job.id, "override", override)
             said = {"what": "override", "by": override.who, "reason": override.reason}
@@ -212,8 +240,11 @@ class Hub:
             self.engine.keep_starting(job.id)
             return job
 
-    def jobs(self) -> list[Job]:
-        return self.store.jobs()
+    def jobs(
+        self, limit: int = 200, before: str = "", target: str = "", state: JobState | None = None
+    ) -> list[Job]:
+        """Newest first: those older than the job `before`."""
+        return self.store.jobs(limit, before, target, state)
 
     def job(self, job_id: str) -> Job:
         return self.store.job(job_id)
@@ -234,6 +265,7 @@ class Hub:
                 check_invariants(self.run(job_id), before=COMMIT[0].name)
             except InvariantViolated as error:
                 raise Refused(error.message, code=error.code, hint=error.hint) from error
+            self._two_people(job_id, "commit", by, reason, self.run(job_id).policy)
             return self._decide(job_id, "commit", by, reason)
 
     def rollback(self, job_id: str, by: str, discard_writes: bool, reason: str = "") -> Job:
@@ -242,6 +274,7 @@ class Hub:
             self._require(job_id, self._ends_by_rollback(job_id), "rollback")
             if self.store.job(job_id).mode is not Mode.TEST:
                 self._acknowledged(job_id, discard_writes)
+                self._two_people(job_id, "rollback", by, reason, self.run(job_id).policy)
             return self._decide(job_id, "rollback", by, reason)
 
     def abort(self, job_id: str, by: str, discard_writes: bool = False, reason: str = "") -> Job:
@@ -342,7 +375,16 @@ class Hub:
             time.sleep(0.1)
         return job
 
+    def _two_people(self, subject: str, what: str, by: str, reason: str, policy: Policy) -> None:
+        """Raises Refused (second_person) after the first word of two, where the policy wants them. What the
+        policy itself decides in time needs nobody."""
+        if what not in policy.second_person or by == CARETAKER:
+            return
+        self.audit.record(by, f"{what}?", subject, reason)
+        self._second.agree(subject, what, by, reason)
+
     def _record(self, job_id: str, what: str, by: str, reason: str) -> int:
+        self.audit.record(by, what, job_id, reason)
         known = self.store.load(job_id, "decisions", tuple[OperatorDecision, ...]) or ()
         self.store.save(job_id, "decisions", (*known, OperatorDecision(by, now(), what, reason)))
         self.store.emit(job_id, "decision", {"what": what, "by": by, "reason": reason})

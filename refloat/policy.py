@@ -129,6 +129,14 @@ class Probe:
     address: str = ""
 
 
+class Weighty(StrEnum):
+    """Decisions that may need two people. A rollback of a test discards nothing: it never does."""
+
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+    OVERRIDE = "override"
+
+
 @dataclass(frozen=True)
 class WindowsPolicy:
     """What holds for Windows guests alone. `report_deadline` in seconds from the start of the recovered VM:
@@ -173,6 +181,7 @@ class Policy:
     commit_deadline: int | None = None
     commit_then: CommitThen = CommitThen.REMIND
     windows: WindowsPolicy = WindowsPolicy()
+    second_person: tuple[Weighty, ...] = ()  # what two people must ask for
 
     def nic(self, mac: str) -> NicRule:
         """What is said about the adapter with this MAC at the source; an empty rule where nothing is."""

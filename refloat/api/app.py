@@ -9,8 +9,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPBearer
 
 from refloat import __version__
-from refloat.api import jobs, problems, targets
+from refloat.api import access, jobs, problems, targets
+from refloat.api.door import Door
 from refloat.api.guard import Guard
+from refloat.api.live import Live
 from refloat.api.schemas import Health
 
 if TYPE_CHECKING:
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 _DESCRIPTION = """
 Promotes a protected VM's replica into a running, verified VM, and can put everything back.
 
-Every call but `/api/v1/health` needs `Authorization: Bearer TOKEN`. Every error is
-`{code, message, hint}`. Refusals (4xx) have changed nothing. The header `X-Refloat-User` says who
-asks; it is recorded as claimed.
+Every call but `/api/v1/health` and `/api/v1/ready` needs `Authorization: Bearer TOKEN`. Every error is
+`{code, message, hint}`. Refusals (4xx) have changed nothing. With the hub's own token the header
+`X-Refloat-User` says who asks; it is recorded as claimed. A user's token proves its owner.
 """
 
 
@@ -43,12 +45,14 @@ def create_app(hub: Hub, token: str, hosts: Collection[str] = ()) -> FastAPI:
     )
     app.state.hub = hub
     app.state.stopping = False
+    app.state.live = Live(hub)
     problems.install(app)
     app.include_router(targets.router, dependencies=[described])
     app.include_router(jobs.router, dependencies=[described])
+    app.include_router(access.router, dependencies=[described])
     app.add_api_route("/api/v1/health", _health, methods=["GET"], tags=["hub"], summary="Is the hub there?")
     app.add_api_route("/api/v1/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
-    app.add_middleware(Guard, token=token, hosts=hosts)
+    app.add_middleware(Guard, door=Door(token, hub.people), hosts=hosts)
     return app
 
 

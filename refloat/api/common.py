@@ -1,4 +1,4 @@
-"""What the routes share: the hub behind a request, who asks, and names."""
+"""What the routes share: the hub behind a request, and names."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from fastapi import Path, Request
 
 from refloat.api.schemas import Problem
-from refloat.text import safe
 
 if TYPE_CHECKING:
     from refloat.hub import Hub
 
-USER_HEADER = "x-refloat-user"
-
 Name = Annotated[str, Path(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    401: {"model": Problem, "description": "The bearer token is missing or wrong"},
+    401: {"model": Problem, "description": "Nobody that the hub knows"},
+    403: {"model": Problem, "description": "Known, but not allowed; nothing was changed"},
     404: {"model": Problem, "description": "No such target or job"},
     409: {"model": Problem, "description": "Refused: busy, or not in this state; nothing was changed"},
     422: {"model": Problem, "description": "Bad input; nothing was changed"},
@@ -27,9 +25,3 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def hub_of(request: Request) -> Hub:
     return cast("Hub", request.app.state.hub)
-
-
-def claimed_user(request: Request) -> str:
-    """Who the client says is asking. It is recorded as a claim: the token proves the right, not the name."""
-    name = safe(request.headers.get(USER_HEADER, "")).strip()[:64]
-    return name or "unknown"

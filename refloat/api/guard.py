@@ -1,39 +1,54 @@
-"""What every request passes before any route sees it: host name, size, bearer token.
+"""What every request passes before any route sees it: host name, size, who asks.
 
 Plain ASGI, so that nothing is left out: no route, no error page, no static file.
 """
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from collections.abc import Collection
 
+import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from refloat.access import ORIGIN, Principal
+from refloat.api.door import Door, Forbidden
 from refloat.api.problems import problem
 
-MAX_BODY = 64 * 1024  # bytes; the largest legal body is a short reason
+MAX_BODY = 64 * 1024  # bytes; the largest legal body is an estate's
 _TOO_LARGE = f"the body is larger than {MAX_BODY} bytes"
-OPEN_PATHS = frozenset({"/api/v1/health"})
+# What answers before anybody is known: whether the hub lives, the form to log in, and its looks.
+OPEN_PATHS = frozenset({"/api/v1/health", "/api/v1/ready", "/login"})
+OPEN_FOLDERS = ("/static/",)
+_API = "/api/"
 
 _RESPONSE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
+_POLICY = (
+    b"content-security-policy",
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+)
+_TLS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Guard:
     """`hosts` are the names beside loopback under which the hub may be addressed."""
 
-    def __init__(self, app: ASGIApp, token: str, hosts: Collection[str] = ()) -> None:
-        if not token:
-            raise ValueError("an empty token would let everyone in")
+    def __init__(self, app: ASGIApp, door: Door, hosts: Collection[str] = ()) -> None:
         self.app = app
-        self.token = token.encode()
+        self.door = door
         self.hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,14 +56,15 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return  # there are no web sockets: nothing else gets in
-        headers = Headers(scope=scope)
-        refusal = self._refusal(scope["path"], headers)
+        send = _hardened(send, tls=scope.get("scheme") == "https")
+        refusal = self._refusal(scope) or await self._identified(scope)
         if refusal is not None:
-            await refusal(scope, receive, _hardened(send))
+            await refusal(scope, receive, send)
             return
-        await self.app(scope, _bounded(receive), _hardened(send))
+        await self.app(scope, _bounded(receive), send)
 
-    def _refusal(self, path: str, headers: Headers) -> ASGIApp | None:
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        headers = Headers(scope=scope)
         if not host_allowed(headers.get("host", ""), self.hosts):
             return problem(
                 400,
@@ -58,21 +74,47 @@ class Guard:
             )
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY:
-            return _too_large()
-        if path not in OPEN_PATHS and not self._authorised(headers.get("authorization", "")):
-            refusal = problem(
-                401,
-                "unauthorised",
-                "the bearer token is missing or wrong",
-                "set REFLOAT_TOKEN to what the hub's api-token file holds",
-            )
-            refusal.headers["www-authenticate"] = "Bearer"
-            return refusal
+            return problem(413, "too_large", _TOO_LARGE, "send less")
         return None
 
-    def _authorised(self, header: str) -> bool:
-        scheme, _, given = header.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token)
+    async def _identified(self, scope: Scope) -> ASGIApp | None:
+        """Writes the principal into the request's state; the answer for those whom it does not know."""
+        client = scope.get("client")
+        ORIGIN.set(str(client[0]) if client else "")
+        try:
+            principal = await anyio.to_thread.run_sync(self._who, scope)
+        except Forbidden as error:
+            return problem(403, error.code, error.message, error.hint)
+        if principal is not None:
+            scope.setdefault("state", {})["principal"] = principal
+            return None
+        return None if _open(scope["path"]) else _unknown(scope)
+
+    def _who(self, scope: Scope) -> Principal | None:
+        connection = HTTPConnection(scope)
+        return self.door.who(connection.headers, connection.cookies, scope["method"])
+
+
+def _open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
+
+
+def _unknown(scope: Scope) -> ASGIApp:
+    """A person is led to the form; a program is told."""
+    headers = Headers(scope=scope)
+    page = not scope["path"].startswith(_API) and "text/html" in headers.get("accept", "")
+    if page and scope["method"] == "GET" and "hx-request" not in headers:
+        return RedirectResponse("/login", status_code=303)
+    refusal = problem(
+        401,
+        "unauthorised",
+        "the bearer token is missing, wrong or over",
+        "set REFLOAT_TOKEN to a token of yours, or to what the hub's api-token file holds",
+    )
+    refusal.headers["www-authenticate"] = "Bearer"
+    if "hx-request" in headers:
+        refusal.headers["hx-redirect"] = "/login"
+    return refusal
 
 
 def host_allowed(header: str, hosts: Collection[str]) -> bool:
@@ -97,10 +139,6 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0] if host.count(":") == 1 else host
 
 
-def _too_large() -> ASGIApp:
-    return problem(413, "too_large", _TOO_LARGE, "send less")
-
-
 def _bounded(receive: Receive) -> Receive:
     seen = 0
 
@@ -115,10 +153,15 @@ def _bounded(receive: Receive) -> Receive:
     return bounded
 
 
-def _hardened(send: Send) -> Send:
+def _hardened(send: Send, tls: bool) -> Send:
+    """A header that a route set itself stays: files that may be kept, a page with a stricter policy."""
+
     async def hardened(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_RESPONSE_HEADERS]
+            given = list(message.get("headers", []))
+            known = {name.lower() for name, _ in given}
+            ours = (*_RESPONSE_HEADERS, _POLICY, *((_TLS_ONLY,) if tls else ()))
+            message["headers"] = [*given, *(pair for pair in ours if pair[0] not in known)]
         await send(message)
 
     return hardened

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from refloat.api.door import Forbidden
 from refloat.errors import Busy, NotFound, RefloatError, Refused
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,9 @@ def problem(status: int, code: str, message: str, hint: str = "") -> JSONRespons
 
 
 def status_of(error: RefloatError) -> int:
-    """404 for what does not exist, 422 for bad input, 409 for other refusals, 500 for failures."""
+    """403 for who may not, 404 for what is not there, 422 for bad input, 409 for other refusals, else 500."""
+    if isinstance(error, Forbidden):
+        return 403
     if isinstance(error, NotFound) or error.code.startswith("unknown_"):
         return 404
     if isinstance(error, Refused):

@@ -72,6 +72,11 @@ class TargetOut(_Record):
     replication: ReplicationOut | None = None
 
 
+class TargetsOut(BaseModel):
+    targets: list[TargetOut]
+    next: str = Field(description="Give it as `after` for the next page; empty: this was the last")
+
+
 class FailoverIn(BaseModel):
     """What to start."""
 
@@ -111,6 +116,11 @@ class JobOut(_Record):
     finished: str = Field(description="Empty while the job is open")
     abort_requested: bool
     error: dict[str, Any] | None = Field(description="Why it was refused, rolled back or blocked")
+
+
+class JobsOut(BaseModel):
+    jobs: list[JobOut]
+    next: str = Field(description="Give it as `before` for the next page; empty: this was the last")
 
 
 class AttemptOut(_Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
@@ -48,7 +49,7 @@ class Client:
     # ------------------------------------------------------------ targets
 
     def targets(self) -> list[Data]:
-        return cast(list[Data], self._call("GET", "/targets"))
+        return list(self._pages("/targets", "targets", "after"))
 
     def target(self, name: str) -> Data:
         return cast(Data, self._call("GET", f"/targets/{_part(name)}"))
@@ -69,7 +70,8 @@ class Client:
     # ------------------------------------------------------------ jobs
 
     def jobs(self) -> list[Data]:
-        return cast(list[Data], self._call("GET", "/jobs"))
+        """Newest first; all of them, unless the caller stops to read."""
+        return list(self._pages("/jobs", "jobs", "before"))
 
     def job(self, job_id: str) -> Data:
         return cast(Data, self._call("GET", f"/jobs/{_part(job_id)}"))
@@ -95,7 +97,42 @@ class Client:
     def evidence_page(self, job_id: str) -> str:
         return self._send("GET", f"/jobs/{_part(job_id)}/evidence.html", None).text
 
+    # ------------------------------------------------------------ access
+
+    def users(self) -> list[Data]:
+        return cast(list[Data], self._call("GET", "/users"))
+
+    def add_user(self, name: str, role: str, password: str) -> Data:
+        return cast(Data, self._call("POST", "/users", {"name": name, "role": role, "password": password}))
+
+    def change_user(self, name: str, **changes: Any) -> Data:
+        return cast(Data, self._call("PATCH", f"/users/{_part(name)}", changes))
+
+    def tokens(self) -> list[Data]:
+        return cast(list[Data], self._call("GET", "/tokens"))
+
+    def issue_token(self, **wanted: Any) -> Data:
+        return cast(Data, self._call("POST", "/tokens", wanted))
+
+    def revoke_token(self, id: str) -> Data:
+        return cast(Data, self._call("DELETE", f"/tokens/{_part(id)}"))
+
+    def audit(self, before: int = 0, subject: str = "", limit: int = 50) -> Data:
+        asked = f"before={before}&limit={limit}&subject={_part(subject) if subject else ''}"
+        return cast(Data, self._call("GET", f"/audit?{asked}"))
+
+    def verify_audit(self, head: str = "") -> Data:
+        return cast(Data, self._call("GET", f"/audit/verify?head={head}"))
+
     # ------------------------------------------------------------ how
+
+    def _pages(self, path: str, what: str, cursor: str) -> Iterator[Data]:
+        last = ""
+        while True:
+            page = self._call("GET", f"{path}?limit=200&{cursor}={_part(last) if last else ''}")
+            yield from page[what]
+            if not (last := page["next"]):
+                return
 
     def _call(self, method: str, path: str, body: Data | None = None) -> Any:
         answer = self._send(method, path, body)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from refloat.cli import evidence, failover, guest, jobs, targets
+from refloat.cli import access, evidence, failover, guest, jobs, targets
 from refloat.cli.common import AsJson, Root
 from refloat.cli.exits import EPILOG
 from refloat.cli.output import print_json, say
@@ -43,6 +43,9 @@ app.add_typer(failover.app, name="failover")
 app.add_typer(jobs.app, name="job")
 app.add_typer(guest.app, name="guest")
 app.add_typer(evidence.app, name="evidence")
+app.add_typer(access.users, name="user")
+app.add_typer(access.tokens, name="token")
+app.add_typer(access.audit, name="audit")
 
 
 @app.command(

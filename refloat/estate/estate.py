@@ -50,9 +50,10 @@ class Estate(Form):
         form = self.policies.get(name, PolicyForm())
         probes = tuple(Probe(probe.port, probe.expect, probe.address) for probe in form.probes)
         nics = tuple(nic.record(mac) for mac, nic in form.nics.items())
-        plain = form.model_dump(exclude={"probes", "nics", "windows"})
+        plain = form.model_dump(exclude={"probes", "nics", "windows", "second_person"})
         windows = form.windows.record()
-        return Policy(**{**plain, "name": name, "probes": probes, "nics": nics, "windows": windows})
+        records = {"probes": probes, "nics": nics, "windows": windows}
+        return Policy(**{**plain, **records, "name": name, "second_person": tuple(form.second_person)})
 
     def networks(self) -> Networks:
         return Networks(

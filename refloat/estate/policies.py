@@ -20,6 +20,7 @@ from refloat.policy import (
     OnFailure,
     PinNames,
     SanPolicy,
+    Weighty,
     WindowsPolicy,
 )
 
@@ -105,6 +106,7 @@ class PolicyForm(Form):
     commit_deadline: Annotated[int, Field(ge=1)] | None = None
     commit_then: CommitThen = CommitThen.REMIND
     windows: WindowsForm = WindowsForm()
+    second_person: list[Weighty] = []
 
     @field_validator("luks_keys")
     @classmethod

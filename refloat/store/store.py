@@ -5,6 +5,7 @@ Every call is one short transaction.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Update, and_, create_engine, event, or_, select, update
+from sqlalchemy import Update, and_, create_engine, event, or_, select, tuple_, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
@@ -20,7 +21,7 @@ from refloat.clock import now
 from refloat.codec import decode, encode
 from refloat.errors import Busy, NotFound, RefloatError, Refused
 from refloat.model import JobState, Mode, Readiness, SourceVM, SyncPoint, TargetState
-from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, TargetRow
+from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, StartRow, TargetRow
 
 T = TypeVar("T")
 ANY = frozenset(TargetState)
@@ -124,6 +125,16 @@ class Store:
         with self._session() as session:
             return _target(_known(session.get(TargetRow, name), "target", name))
 
+    def targets(
+        self, names: Collection[str], limit: int | None = None, state: TargetState | None = None
+    ) -> list[TargetStatus]:
+        """Those of these names that are in this state, by name."""
+        wanted = select(TargetRow).where(TargetRow.name.in_(names)).order_by(TargetRow.name).limit(limit)
+        if state is not None:
+            wanted = wanted.where(TargetRow.state == state)
+        with self._session() as session:
+            return [_target(row) for row in session.scalars(wanted)]
+
     def claim_target(
         self, name: str, holder: str, state: TargetState, allowed: Collection[TargetState] = ANY
     ) -> None:
@@ -174,27 +185,59 @@ class Store:
 
     # ------------------------------------------------------------ jobs
 
-    def create_job(self, target: str, mode: Mode, allowed: Collection[TargetState] = ANY) -> Job:
-        """A queued job that holds its target: both or neither. Raises as `claim_target`."""
+    def create_job(
+        self,
+        target: str,
+        mode: Mode,
+        allowed: Collection[TargetState] = ANY,
+        start: tuple[str, str, str] | None = None,
+    ) -> Job:
+        """A queued job that holds its target: both or neither. Raises as `claim_target`. `start` is who
+        asked, with which key of their own, for what: see `started`."""
         job_id = f"{target}-{secrets.token_hex(3)}"
         with self._session() as session:
             _claim(session, target, job_id, TargetState.FAILOVER, allowed)
             row = JobRow(id=job_id, target=target, mode=mode, state=JobState.QUEUED, created=now())
             session.add(row)
             session.flush()
+            if start is not None:
+                who, key, asked = start
+                session.add(StartRow(who=who, key=key, asked=_digest(asked), job=job_id, at=now()))
             return _job(row)
+
+    def started(self, who: str, key: str, asked: str) -> Job | None:
+        """The job that this start made when it was asked for the first time. Raises Refused where the key
+        was used for something else."""
+        with self._session() as session:
+            known = session.get(StartRow, (who, key))
+            if known is None:
+                return None
+            if known.asked != _digest(asked):
+                raise Refused(
+                    f"the idempotency key {key} was used for another start (job {known.job})",
+                    code="bad_key",
+                    hint="use a new key for each start",
+                )
+            return _job(_known(session.get(JobRow, known.job), "job", known.job))
 
     def job(self, job_id: str) -> Job:
         with self._session() as session:
             return _job(_known(session.get(JobRow, job_id), "job", job_id))
 
-    def jobs(self, limit: int = 200) -> list[Job]:
-        """Newest first."""
+    def jobs(
+        self, limit: int = 200, before: str = "", target: str = "", state: JobState | None = None
+    ) -> list[Job]:
+        """Newest first: those older than the job `before`."""
+        wanted = select(JobRow).order_by(JobRow.created.desc(), JobRow.id.desc()).limit(limit)
+        if target:
+            wanted = wanted.where(JobRow.target == target)
+        if state is not None:
+            wanted = wanted.where(JobRow.state == state)
         with self._session() as session:
-            return [
-                _job(row)
-                for row in session.scalars(select(JobRow).order_by(JobRow.created.desc()).limit(limit))
-            ]
+            if before:
+                last = _known(session.get(JobRow, before), "job", before)
+                wanted = wanted.where(tuple_(JobRow.created, JobRow.id) < (last.created, last.id))
+            return [_job(row) for row in session.scalars(wanted)]
 
     def unfinished_jobs(self) -> list[Job]:
         """All that an operator or the engine still has to bring to an end."""
@@ -313,6 +356,10 @@ class Store:
                 .limit(limit)
             )
             return [Event(row.id, row.job, row.at, row.kind, row.data) for row in rows]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _known(row: T | None, kind: str, name: str) -> T:

@@ -39,6 +39,8 @@ class JobRow(Base):
     abort_requested: Mapped[bool] = mapped_column(default=False)
     error: Mapped[dict[str, Any] | None]
 
+    __table_args__ = (Index("ix_jobs_created", "created", "id"),)
+
 
 class RecordRow(Base):
     __tablename__ = "job_records"
@@ -76,3 +78,84 @@ class EventRow(Base):
     data: Mapped[dict[str, Any]]
 
     __table_args__ = (Index("ix_events_job_id", "job", "id"),)
+
+
+class UserRow(Base):
+    """A person. Without `password` (an Argon2 hash) only tokens let them in."""
+
+    __tablename__ = "users"
+
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    role: Mapped[str]
+    password: Mapped[str] = mapped_column(default="")
+    disabled: Mapped[bool] = mapped_column(default=False)
+    created: Mapped[str]
+
+
+class TokenRow(Base):
+    """An API token. `secret` is its SHA-256: what was given out has 256 random bits."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    owner: Mapped[str] = mapped_column(ForeignKey("users.name"))
+    label: Mapped[str]
+    role: Mapped[str]
+    scopes: Mapped[str] = mapped_column(default="")  # words with a space between; empty: all of the role
+    secret: Mapped[str]
+    created: Mapped[str]
+    expires: Mapped[str]
+    used: Mapped[str] = mapped_column(default="")
+    revoked: Mapped[str] = mapped_column(default="")
+
+
+class SessionRow(Base):
+    """Somebody who logged in on the page. `id` is the SHA-256 of the cookie."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    user: Mapped[str] = mapped_column(ForeignKey("users.name"))
+    csrf: Mapped[str]
+    created: Mapped[str]
+    seen: Mapped[str]
+
+
+class AuditRow(Base):
+    """Append-only: triggers refuse every change. `sha256` is over the one before and this row."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[str]
+    who: Mapped[str]
+    origin: Mapped[str]  # the network address that it came from; empty for the hub itself
+    what: Mapped[str]
+    subject: Mapped[str] = mapped_column(index=True)
+    reason: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    sha256: Mapped[str]
+
+
+class ApprovalRow(Base):
+    """The first person's word, where a decision needs two."""
+
+    __tablename__ = "approvals"
+
+    subject: Mapped[str] = mapped_column(String, primary_key=True)  # a job, or a target before there is one
+    what: Mapped[str] = mapped_column(String, primary_key=True)
+    who: Mapped[str]
+    at: Mapped[str]
+    reason: Mapped[str]
+
+
+class StartRow(Base):
+    """A start that was asked for with a key of the client's own: asked again, it is the same job."""
+
+    __tablename__ = "starts"
+
+    who: Mapped[str] = mapped_column(String, primary_key=True)
+    key: Mapped[str] = mapped_column(String, primary_key=True)
+    asked: Mapped[str]  # SHA-256 of what was asked for
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    at: Mapped[str]

@@ -36,6 +36,7 @@ LAYERS = (
     ),
     ("run", "policy", "drivers"),
     ("simulated",),
+    ("access",),
     ("store", "sync", "controller", "sources", "destinations"),
     ("libvirt_connection",),
     ("guest",),

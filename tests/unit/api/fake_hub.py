@@ -6,6 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
+
+from refloat.access import Audit, People
 from refloat.caretaker import Replication
 from refloat.clock import now
 from refloat.codec import decode
@@ -25,6 +29,7 @@ from refloat.model import (
     Verdict,
 )
 from refloat.store.store import Event, Job, StepRecord, TargetStatus
+from refloat.store.tables import Base
 
 TOKEN = "test-token-0123456789abcdef"
 
@@ -55,6 +60,9 @@ class FakeHub:
         self.verdict: dict[str, Any] | None = None
         self.at_sync = ""
         self.crash = False
+        engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        Base.metadata.create_all(engine)
+        self.people, self.audit = People(engine), Audit(engine)
 
     @property
     def hub(self) -> Hub:
@@ -62,35 +70,45 @@ class FakeHub:
 
     # ------------------------------------------------------------ the contract
 
-    def targets(self) -> list[TargetStatus]:
+    def targets(
+        self, limit: int | None = None, after: str = "", search: str = "", state: TargetState | None = None
+    ) -> list[TargetStatus]:
         if self.crash:
             raise ZeroDivisionError("secret detail of a defect")
-        return list(self.known.values())
+        named = [one for name, one in sorted(self.known.items()) if name > after and search in name]
+        return [one for one in named if state in (None, one.state)][:limit]
 
     def target(self, name: str) -> TargetStatus:
         if name not in self.known:
             raise NotFound(f"unknown target: {name}", code="unknown_target", hint="list them")
         return self.known[name]
 
-    def replication(self, name: str) -> Replication:
+    def replication_of(self, target: TargetStatus) -> Replication:
         return Replication(61.0, 300, None)
 
-    def pause(self, name: str) -> TargetStatus:
+    def pause(self, name: str, by: str = "") -> TargetStatus:
         self.known[name] = replace(self.target(name), paused=True, state=TargetState.PAUSED)
         return self.known[name]
 
-    def resume_replication(self, name: str) -> TargetStatus:
+    def resume_replication(self, name: str, by: str = "") -> TargetStatus:
         self.known[name] = replace(self.target(name), paused=False, state=TargetState.READY)
         return self.known[name]
 
-    def start_sync(self, name: str, full: bool = False) -> None:
+    def start_sync(self, name: str, full: bool = False, by: str = "") -> None:
         old = self.target(name)
         if old.holder:
             raise Busy(f"target {name} is busy with {old.holder}", code="target_busy", hint="wait")
         new = old if self.at_sync else replace(old, sync_point=point(2))
         self.known[name] = replace(new, message=self.at_sync)
 
-    def start_failover(self, target: str, mode: Mode, override: OperatorDecision | None = None) -> Job:
+    def start_failover(
+        self,
+        target: str,
+        mode: Mode,
+        override: OperatorDecision | None = None,
+        by: str = "",
+        key: str = "",
+    ) -> Job:
         status = self.target(target)
         if override is not None and mode is not Mode.EMERGENCY:
             raise Refused("an override is for an emergency", code="override_unused", hint="leave it out")
@@ -100,8 +118,10 @@ class FakeHub:
         self.by_id[job.id] = job
         return job
 
-    def jobs(self) -> list[Job]:
-        return list(self.by_id.values())
+    def jobs(
+        self, limit: int = 200, before: str = "", target: str = "", state: JobState | None = None
+    ) -> list[Job]:
+        return list(self.by_id.values())[:limit]
 
     def job(self, job_id: str) -> Job:
         if job_id not in self.by_id:

@@ -150,7 +150,7 @@ def test_a_defect_is_logged_and_not_shown(
 
 
 def test_targets(client: TestClient) -> None:
-    (target,) = client.get("/api/v1/targets").json()
+    (target,) = client.get("/api/v1/targets").json()["targets"]
     assert target["state"] == "ready" and target["sync_point"]["id"] == "sp-1"
     assert client.post("/api/v1/targets/web/sync").status_code == 202
 
@@ -167,14 +167,14 @@ def test_a_job_from_start_to_commit(client: TestClient, hub: FakeHub) -> None:
     assert job["verdict"]["facets"][0]["proofs"][0]["observer"] == "guest"
     done = client.post(f"{location}/commit", json={"reason": "fine"}, headers={"x-refloat-user": "ada\tb"})
     assert done.json()["state"] == "committed"
-    assert hub.calls == [("commit", "ada b", "fine")]
+    assert hub.calls == [("commit", "local (ada b)", "fine")]
 
 
 def test_rollback_needs_the_acknowledgement(client: TestClient, hub: FakeHub) -> None:
     path = f"/api/v1/jobs/{hub.run_job()}/rollback"
     assert problem_of(client.post(path, json={}), 409)["code"] == "writes_not_acknowledged"
     assert client.post(path, json={"discard_writes": True}).json()["state"] == "rolled_back"
-    assert hub.calls[-1][1] == "unknown"
+    assert hub.calls[-1][1] == "local (unknown)"
 
 
 def test_events_are_paged_and_waited_for(client: TestClient, hub: FakeHub) -> None:

@@ -147,7 +147,7 @@ def test_sync_shows_bytes(cli: Cli, hub: FakeHub, monkeypatch: pytest.MonkeyPatc
     )
     seen = iter([hub.known["web"], hub.known["web"], busy, hub.known["web"]])
     monkeypatch.setattr(hub, "target", lambda name: next(seen))
-    monkeypatch.setattr(hub, "start_sync", lambda name, full: None)
+    monkeypatch.setattr(hub, "start_sync", lambda name, full, by: None)
     assert "copying, sda, 1 MiB of 4 MiB (25%)" in cli("target", "sync", "web").stderr
 
 
@@ -218,7 +218,7 @@ def test_failover_with_evidence_ends_with_its_line(
     state = "awaiting_commit" if word else "rolled_back"
     start = hub.start_failover
 
-    def finished(target: str, mode: Mode, override: Any) -> Any:
+    def finished(target: str, mode: Mode, override: Any, by: str, key: str) -> Any:
         monkeypatch.setattr(hub, "start_failover", start)
         return hub.job(hub.run_job(word, state))
 
