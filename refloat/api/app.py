@@ -18,6 +18,8 @@ from refloat.api.schemas import Health
 if TYPE_CHECKING:
     from refloat.hub import Hub
 
+ROUTERS = (targets.router, jobs.router, access.router)
+
 _DESCRIPTION = """
 Promotes a protected VM's replica into a running, verified VM, and can put everything back.
 
@@ -47,9 +49,8 @@ def create_app(hub: Hub, token: str, hosts: Collection[str] = ()) -> FastAPI:
     app.state.stopping = False
     app.state.live = Live(hub)
     problems.install(app)
-    app.include_router(targets.router, dependencies=[described])
-    app.include_router(jobs.router, dependencies=[described])
-    app.include_router(access.router, dependencies=[described])
+    for router in ROUTERS:
+        app.include_router(router, dependencies=[described])
     app.add_api_route("/api/v1/health", _health, methods=["GET"], tags=["hub"], summary="Is the hub there?")
     app.add_api_route("/api/v1/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
     app.add_middleware(Guard, door=Door(token, hub.people), hosts=hosts)

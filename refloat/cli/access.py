@@ -154,9 +154,8 @@ def issue_token(
     if as_json:
         print_json(token)
         return
-    note(
-        f"token {token['id']} of {token['owner']}, until {instant(token['expires'])} UTC; it is not shown again:"
-    )
+    until = instant(token["expires"])
+    note(f"token {token['id']} of {token['owner']}, until {until} UTC; it is not shown again:")
     say(token["token"])
 
 

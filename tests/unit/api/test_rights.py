@@ -1,0 +1,187 @@
+"""Every endpoint against every role and way in: who may, who may not, and that nothing was forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+
+from refloat.access import Permission, Role
+from refloat.api.app import ROUTERS, create_app
+from refloat.api.door import COOKIE, CSRF_HEADER, Needs
+from refloat.api.guard import OPEN_PATHS
+from tests.unit.api.fake_hub import TOKEN, FakeHub
+
+BASE = "http://127.0.0.1:8410"
+PASSWORD = "a long enough sentence"
+
+# What each endpoint asks for: (method, path) -> permission. A route that is not here fails the test below.
+V1 = "/api/v1"
+WANTED = {
+    ("GET", f"{V1}/me"): Permission.LOOK,
+    ("GET", f"{V1}/targets"): Permission.LOOK,
+    ("GET", f"{V1}/targets/{{name}}"): Permission.LOOK,
+    ("POST", f"{V1}/targets/{{name}}/sync"): Permission.REPLICATE,
+    ("POST", f"{V1}/targets/{{name}}/pause"): Permission.REPLICATE,
+    ("POST", f"{V1}/targets/{{name}}/resume"): Permission.REPLICATE,
+    ("POST", f"{V1}/targets/{{name}}/failover"): Permission.FAILOVER,
+    ("GET", f"{V1}/jobs"): Permission.LOOK,
+    ("GET", f"{V1}/jobs/{{job_id}}"): Permission.LOOK,
+    ("GET", f"{V1}/jobs/{{job_id}}/events"): Permission.LOOK,
+    ("GET", f"{V1}/jobs/{{job_id}}/stream"): Permission.LOOK,
+    ("GET", f"{V1}/jobs/{{job_id}}/evidence"): Permission.LOOK,
+    ("GET", f"{V1}/jobs/{{job_id}}/evidence.html"): Permission.LOOK,
+    ("POST", f"{V1}/jobs/{{job_id}}/abort"): Permission.FAILOVER,
+    ("POST", f"{V1}/jobs/{{job_id}}/commit"): Permission.DECIDE,
+    ("POST", f"{V1}/jobs/{{job_id}}/rollback"): Permission.DECIDE,
+    ("POST", f"{V1}/jobs/{{job_id}}/resume"): Permission.DECIDE,
+    ("GET", f"{V1}/users"): Permission.ACCESS,
+    ("POST", f"{V1}/users"): Permission.ACCESS,
+    ("PATCH", f"{V1}/users/{{name}}"): Permission.ACCESS,
+    ("GET", f"{V1}/tokens"): Permission.LOOK,
+    ("POST", f"{V1}/tokens"): Permission.LOOK,
+    ("DELETE", f"{V1}/tokens/{{id}}"): Permission.LOOK,
+    ("GET", f"{V1}/audit"): Permission.AUDIT,
+    ("GET", f"{V1}/audit/verify"): Permission.AUDIT,
+}
+OPEN = {("GET", path) for path in OPEN_PATHS}
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    return FakeHub()
+
+
+@pytest.fixture
+def app(hub: FakeHub) -> Any:
+    return create_app(hub.hub, TOKEN)
+
+
+def client_of(app: Any, token: str = "") -> TestClient:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return TestClient(app, base_url=BASE, headers=headers, raise_server_exceptions=False)
+
+
+def test_every_endpoint_is_in_the_table(app: Any) -> None:
+    known = {(method.upper(), path) for path, one in app.openapi()["paths"].items() for method in one}
+    assert known - OPEN == set(WANTED)
+
+
+def test_every_endpoint_asks_for_what_the_table_says() -> None:
+    for router in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, APIRoute) and route.methods
+            needs = [one.call for one in route.dependant.dependencies]
+            asked = {need.permission for need in needs if isinstance(need, Needs)}
+            for method in route.methods:
+                assert asked == {WANTED[(method, route.path)]}, route.path
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize(("method", "path"), sorted(WANTED))
+def test_the_matrix(hub: FakeHub, app: Any, role: Role, method: str, path: str) -> None:
+    """Whoever may not gets 403 and nothing changes; whoever may gets any other answer."""
+    hub.people.add_user("anna", role)
+    _, token = hub.people.issue_token("anna", "for tests", days=1)
+    url = path.format(name="web", job_id="web-abc123", id="none")
+    client = client_of(app, token)
+    if path.endswith("/stream"):
+        url = url.replace("web-abc123", "unknown")  # a stream of a job that is there does not end
+    answer = client.request(method, url, json={} if method != "GET" else None)
+    permission = WANTED[(method, path)]
+    allowed = {
+        Permission.LOOK: True,
+        Permission.AUDIT: role is not Role.VIEWER,
+        Permission.ACCESS: role is Role.ADMIN,
+    }.get(permission, role is not Role.VIEWER)
+    assert (answer.status_code != 403) == allowed, answer.text
+    assert answer.status_code < 500, answer.text
+    if not allowed:
+        assert answer.json()["code"] == "forbidden" and not hub.calls
+
+
+def test_nobody_is_told_nothing(app: Any) -> None:
+    for method, path in WANTED:
+        answer = client_of(app).request(method, path.format(name="web", job_id="x", id="y"))
+        assert answer.status_code == 401, (method, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/%2e%2e/health", "/static/../api/v1/users", "/static/%2e%2e/%2e%2e/etc/passwd"]
+)
+def test_no_path_leads_past_the_door(app: Any, path: str) -> None:
+    assert client_of(app).get(path).status_code in (401, 404)
+
+
+def test_the_overrides_right_is_asked_for_besides(hub: FakeHub, app: Any) -> None:
+    hub.people.add_user("anna", Role.OPERATOR)
+    _, token = hub.people.issue_token("anna", "for tests", days=1, scopes=[Permission.FAILOVER])
+    body = {"mode": "emergency", "source_is_off": "I pulled the plug"}
+    answer = client_of(app, token).post(f"{V1}/targets/web/failover", json=body)
+    assert answer.status_code == 403 and not hub.by_id
+
+
+def test_a_token_makes_no_wider_one(hub: FakeHub, app: Any) -> None:
+    hub.people.add_user("anna", Role.ADMIN)
+    _, narrow = hub.people.issue_token("anna", "n", days=1, role=Role.OPERATOR, scopes=[Permission.LOOK])
+    client = client_of(app, narrow)
+    assert client.post(f"{V1}/tokens", json={"label": "x", "days": 1, "role": "admin"}).status_code == 403
+    made = client.post(f"{V1}/tokens", json={"label": "x", "days": 1, "scopes": ["decide", "look"]}).json()
+    assert (made["role"], made["scopes"]) == ("operator", ["look"])
+    assert client.post(f"{V1}/tokens", json={"label": "x", "days": 1}).json()["scopes"] == ["look"]
+
+
+# ---------------------------------------------------------------- sessions
+
+
+@pytest.fixture
+def session(hub: FakeHub) -> tuple[str, str]:
+    hub.people.add_user("anna", Role.OPERATOR, PASSWORD)
+    session = hub.people.log_in("anna", PASSWORD)
+    assert session is not None
+    return session.cookie, session.csrf
+
+
+def test_a_session_looks_and_its_own_page_acts(hub: FakeHub, app: Any, session: tuple[str, str]) -> None:
+    client = client_of(app)
+    client.cookies.set(COOKIE, session[0])
+    assert client.get(f"{V1}/me").json()["name"] == "anna"
+    good = {CSRF_HEADER: session[1], "origin": BASE}
+    assert client.post(f"{V1}/targets/web/pause", headers=good).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {CSRF_HEADER: "guessed"},
+        {"origin": BASE},
+        {CSRF_HEADER: "{csrf}", "origin": "http://evil.example"},
+        {CSRF_HEADER: "{csrf}", "origin": "null"},
+    ],
+)
+def test_another_page_cannot_act(
+    hub: FakeHub, app: Any, session: tuple[str, str], headers: dict[str, str]
+) -> None:
+    client = client_of(app)
+    client.cookies.set(COOKIE, session[0])
+    given = {name: value.format(csrf=session[1]) for name, value in headers.items()}
+    answer = client.post(f"{V1}/targets/web/pause", headers=given)
+    assert answer.status_code == 403 and answer.json()["code"] == "csrf"
+    assert not hub.known["web"].paused
+
+
+def test_a_cookie_that_was_planted_is_nobody(app: Any) -> None:
+    client = client_of(app)
+    client.cookies.set(COOKIE, "planted")
+    assert client.get(f"{V1}/me").status_code == 401
+
+
+def test_every_answer_is_hardened(app: Any) -> None:
+    for path in (f"{V1}/health", f"{V1}/targets", "/nothing"):
+        headers = client_of(app, TOKEN).get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-frame-options"] == "DENY" and headers["x-content-type-options"] == "nosniff"
+        assert "unsafe" not in headers["content-security-policy"]
