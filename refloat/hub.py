@@ -38,6 +38,7 @@ from refloat.platforms import Platforms
 from refloat.policy import Policy
 from refloat.run import Run
 from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
+from refloat.store.summaries import Summaries
 from refloat.syncs import Syncs
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Hub:
         self.platforms = platforms or Platforms(estate, config.data_dir)
         self._lock = _only_hub(config.data_dir)
         self.store = Store.open(config.data_dir / "refloat.sqlite")
+        self.summaries = Summaries(self.store.engine)
         self.people = People(self.store.engine)
         self.audit = Audit(self.store.engine)
         self._second = SecondPerson(self.store.engine)

@@ -35,13 +35,13 @@ def status_of(error: RefloatError) -> int:
 
 def install(app: FastAPI) -> None:
     """Makes every error of the app a `problem`."""
-    app.add_exception_handler(RefloatError, _refloat_error)
+    app.add_exception_handler(RefloatError, refloat_error)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _refloat_error(request: Request, error: Exception) -> JSONResponse:
+async def refloat_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefloatError)
     status = status_of(error)
     if status == 500:
@@ -56,7 +56,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return problem(422, "bad_input", "; ".join(details[:5]), "see /api/v1/openapi.json for what is expected")
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _HTTP_CODES.get(error.status_code, "http_error")
     message = f"{request.method} {request.url.path}: {error.detail}"

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from refloat.errors import Refused
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +27,9 @@ _GRACE = 5  # seconds that open requests get when the hub is stopped
 _BACKLOG = 128
 
 
-def serve(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT. Raises Refused when the address cannot be had.
+def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT; `extend` puts more onto the API's application, such as the page.
+    Raises Refused when the address cannot be had.
 
     The address is taken before the hub is opened: a second hub must not touch the first one's jobs.
     """
@@ -39,7 +42,7 @@ def serve(config: Config) -> None:
 
         hub = open_hub(config)
         try:
-            server = _server(hub, token, config)
+            server = _server(hub, token, config, extend)
             signals.server_takes_over()
             server.run(sockets=[listener])
         finally:
@@ -118,12 +121,14 @@ class _Signals:
             raise SystemExit(128 + number)
 
 
-def _server(hub: Any, token: str, config: Config) -> uvicorn.Server:
+def _server(hub: Any, token: str, config: Config, extend: Callable[[FastAPI], None] | None) -> uvicorn.Server:
     import uvicorn
 
     from refloat.api.app import create_app
 
     app = create_app(hub, token, hosts=(config.address[0].strip("[]"),))
+    if extend is not None:
+        extend(app)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

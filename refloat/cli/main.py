@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,11 +31,16 @@ def serve(
         Path | None, typer.Option("--config", metavar="FILE", help="The settings; see docs/config.md.")
     ] = None,
 ) -> None:
-    """Run the hub: the API, the jobs and the store."""
+    """Run the hub: the page, the API, the jobs and the store."""
     from refloat.api.server import serve as serve_hub
     from refloat.config import load_config
 
-    serve_hub(load_config(config))
+    def with_pages(app: Any) -> None:
+        from refloat.web import install
+
+        install(app)
+
+    serve_hub(load_config(config), extend=with_pages)
 
 
 app.add_typer(targets.app, name="target")

@@ -100,6 +100,12 @@ def bundle(store: Store, job_id: str, data_dir: Path) -> dict[str, Any]:
     return sealed(redacted)
 
 
+def shown_record(store: Store, job_id: str, name: str) -> Any:
+    """One record as it is in the bundle; None where the job left none."""
+    record = store.load(job_id, name, RECORDS[name])
+    return _redact(encode(record), _secret_values(store, job_id))
+
+
 def _records(store: Store, job_id: str) -> tuple[dict[str, Any], list[str]]:
     records: dict[str, Any] = {}
     unreadable = []
