@@ -22,8 +22,9 @@ DEBIAN_PACKAGES=(
     zstd xz-utils lz4 procps bubblewrap
 )
 
-# What the tests need beyond that. Wine (0.7 GB) runs the launcher of a recovered Windows guest for real.
-DEV_PACKAGES=(wine64)
+# What the tests need beyond that. Wine (0.7 GB) runs the launcher of a recovered Windows guest for real;
+# Chromium (0.3 GB) opens the hub's page.
+DEV_PACKAGES=(wine64 chromium)
 
 # Room for the packages, two images, their package caches, a lab with its replica, and the tests' copies.
 NEEDED_GB=12

@@ -14,6 +14,7 @@ settings.load_profile("refloat")
 HERE = Path(__file__).parent
 MARKS = {
     HERE / "contract": pytest.mark.libvirt,
+    HERE / "browser": pytest.mark.slow,
     HERE / "crash": pytest.mark.slow,
     HERE / "truth": pytest.mark.slow,
     HERE / "faults": pytest.mark.slow,

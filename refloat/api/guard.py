@@ -81,6 +81,8 @@ class Guard:
         """Writes the principal into the request's state; the answer for those whom it does not know."""
         client = scope.get("client")
         ORIGIN.set(str(client[0]) if client else "")
+        if _open(scope["path"]):
+            return None  # nobody in particular: what is open looks at neither cookie nor token
         try:
             principal = await anyio.to_thread.run_sync(self._who, scope)
         except Forbidden as error:
@@ -88,7 +90,7 @@ class Guard:
         if principal is not None:
             scope.setdefault("state", {})["principal"] = principal
             return None
-        return None if _open(scope["path"]) else _unknown(scope)
+        return _unknown(scope)
 
     def _who(self, scope: Scope) -> Principal | None:
         connection = HTTPConnection(scope)

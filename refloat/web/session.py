@@ -68,6 +68,6 @@ def log_out(request: Request, who: Looks) -> Response:
     return answer
 
 
-def _form(request: Request, status: int = 200, problem: str = "", name: str = "") -> Response:
+def _form(request: Request, status: int = 200, wrong: str = "", name: str = "") -> Response:
     first = not hub_of(request).people.anyone()
-    return page(request, "login.html.j2", {"problem": problem, "name": name, "first": first}, status)
+    return page(request, "login.html.j2", {"wrong": wrong, "name": name, "first": first}, status)

@@ -228,8 +228,8 @@ def _last_progress(events: Sequence[Event]) -> dict[str, Any] | None:
 
 _LOG = {
     "state": "is now {state}",
-    "step": "{phase} {step}",
-    "step_done": "{phase} {step} ended",
+    "step": "{step}: {phase} begins",
+    "step_done": "{step}: {phase} ended",
     "decision": "{by}: {what}",
     "reminder": "{message}",
     "evidence": "evidence was given out, seal {seal}",
@@ -239,6 +239,9 @@ _LOG = {
 def log_line(event: Event) -> dict[str, Any]:
     """One event in words; `trouble` marks an error."""
     data = {name: str(value) for name, value in event.data.items()}
+    if "phase" in data:
+        data["phase"] = _PHASES.get(data["phase"], data["phase"]).lower()
+    data["state"] = data.get("state", "").replace("_", " ")
     error = event.data.get("error")
     form = _LOG.get(event.kind)
     try:

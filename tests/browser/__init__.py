@@ -1,0 +1,1 @@
+"""The hub's page in a real browser, over a simulated estate."""
