@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from refloat.clock import now
-from refloat.errors import Failed
+from refloat.errors import Refused
 from refloat.store.tables import AuditRow
 
 # The network address that the request under way came from; empty for what the hub does by itself.
@@ -86,7 +86,7 @@ class Audit:
             return [_record(row) for row in session.scalars(wanted)]
 
     def verify(self, known_head: str = "") -> Verified:
-        """Raises Failed (audit_changed) naming the first entry that is not what was written, or where an
+        """Raises Refused (audit_changed) naming the first entry that is not what was written, or where an
         earlier noted `known_head` is nowhere in the log: then its end was cut off or rewritten."""
         before, last, seen = _START, 0, not known_head
         with Session(self._engine) as session:
@@ -121,8 +121,8 @@ def _record(row: AuditRow) -> AuditRecord:
     )
 
 
-def _changed(how: str) -> Failed:
-    return Failed(
+def _changed(how: str) -> Refused:
+    return Refused(
         f"the audit log was changed: {how}",
         code="audit_changed",
         hint="compare with a backup of the hub's store, and find out who could write to it",

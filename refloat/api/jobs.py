@@ -143,7 +143,12 @@ def job_evidence(request: Request, _: Looks, job_id: Name) -> dict[str, Any]:
     return hub_of(request).evidence(job_id)
 
 
-@router.get("/{job_id}/evidence.html", response_class=HTMLResponse, summary="The evidence as one page")
+@router.get(
+    "/{job_id}/evidence.html",
+    response_class=Response,  # not HTMLResponse: the errors of this route are JSON too
+    responses={200: {"content": {"text/html": {}}, "description": "Self-contained, without scripts"}},
+    summary="The evidence as one page",
+)
 def job_evidence_page(request: Request, _: Looks, job_id: Name) -> Response:
     from refloat.evidence import page
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from refloat.access import Audit, SecondPerson
 from refloat.access import second as second_module
-from refloat.errors import Failed, Refused
+from refloat.errors import Refused
 from refloat.store.store import Store
 
 
@@ -73,7 +73,7 @@ def test_the_store_refuses_every_change(store: Store, audit: Audit, statement: s
 )
 def test_a_forged_entry_is_named(store: Store, audit: Audit, statement: str, says: str) -> None:
     forge(store, statement)
-    with pytest.raises(Failed, match=says):
+    with pytest.raises(Refused, match=says):
         audit.verify()
 
 
@@ -81,7 +81,7 @@ def test_a_log_whose_end_was_cut_off_is_known_by_a_noted_hash(store: Store, audi
     head = audit.verify().head
     forge(store, "DELETE FROM audit WHERE id > 3")
     assert audit.verify().entries == 3  # by itself it looks whole
-    with pytest.raises(Failed, match="is in none of its 3 entries"):
+    with pytest.raises(Refused, match="is in none of its 3 entries"):
         audit.verify(known_head=head)
 
 
