@@ -109,6 +109,17 @@ class Hub:
         self.store.engine.dispose()
         self._lock.close()
 
+    def troubles(self) -> list[str]:
+        """Why this hub cannot do its work now; empty: it can."""
+        found = [] if self._caretaker.alive() else ["the caretaker does not run: no syncs, no deadlines"]
+        if not self.engine.alive():
+            found.append("the job engine does not run")
+        try:
+            self.summaries.jobs_by_state()
+        except SQLAlchemyError as error:
+            found.append(f"the store does not answer: {type(error).__name__}")
+        return found
+
     # ------------------------------------------------------------ targets
 
     def targets(
@@ -129,10 +140,12 @@ class Hub:
     def replication_of(self, target: TargetStatus) -> Replication:
         return replication(target, self._policy(target.name), now())
 
-    def start_sync(self, name: str, full: bool = False, by: str = UNNAMED) -> None:
-        """Starts a sync in the background; its progress and outcome are in the target's status."""
+    def start_sync(self, name: str, full: bool = False, by: str = "") -> None:
+        """Starts a sync in the background; its progress and outcome are in the target's status. Without
+        `by` it is one of the schedule's: nobody's decision."""
         self.estate.target(name)
-        self.audit.record(by, "sync", name, full=full)
+        if by:
+            self.audit.record(by, "sync", name, full=full)
         self.syncs.start(name, full)
 
     def pause(self, name: str, by: str = UNNAMED) -> TargetStatus:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.security import HTTPBearer
 
 from refloat import __version__
-from refloat.api import access, jobs, problems, targets
+from refloat.api import access, jobs, metrics, problems, targets
+from refloat.api.common import hub_of
 from refloat.api.door import Door
 from refloat.api.guard import Guard
 from refloat.api.live import Live
-from refloat.api.schemas import Health
+from refloat.api.schemas import Health, Ready
 
 if TYPE_CHECKING:
     from refloat.hub import Hub
 
-ROUTERS = (targets.router, jobs.router, access.router)
+ROUTERS = (targets.router, jobs.router, access.router, metrics.router)
 
 _DESCRIPTION = """
 Promotes a protected VM's replica into a running, verified VM, and can put everything back.
@@ -52,6 +53,14 @@ def create_app(hub: Hub, token: str, hosts: Collection[str] = ()) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, dependencies=[described])
     app.add_api_route("/api/v1/health", _health, methods=["GET"], tags=["hub"], summary="Is the hub there?")
+    app.add_api_route(
+        "/api/v1/ready",
+        _ready,
+        methods=["GET"],
+        tags=["hub"],
+        summary="Can the hub do its work?",
+        responses={503: {"model": Ready, "description": "Not now"}},
+    )
     app.add_api_route("/api/v1/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
     app.add_middleware(Guard, door=Door(token, hub.people), hosts=hosts)
     return app
@@ -59,6 +68,13 @@ def create_app(hub: Hub, token: str, hosts: Collection[str] = ()) -> FastAPI:
 
 async def _health() -> Health:
     return Health(status="ok", version=__version__)
+
+
+def _ready(request: Request, response: Response) -> Ready:
+    """What is wrong is in the hub's log and in `refloat doctor`: this answers anybody."""
+    ready = not hub_of(request).troubles()
+    response.status_code = 200 if ready else 503
+    return Ready(ready=ready)
 
 
 async def _openapi(request: Request) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from refloat.hub import Hub
+
+log = logging.getLogger(__name__)
 
 EVERY = 0.3  # seconds between looks into the store
 _QUIET = 15.0  # seconds after which a comment shows proxies that the connection lives
@@ -50,7 +53,12 @@ class Live:
 
     async def _look(self, job: str, after: int) -> None:
         while True:
-            for event in await run_in_threadpool(self._hub.events, job, after):
+            try:
+                found = await run_in_threadpool(self._hub.events, job, after)
+            except Exception:  # the store may be away for a moment; viewers are not to be left without words
+                log.exception("cannot look for news of job %s", job)
+                found = []
+            for event in found:
                 after = event.id
                 for queue in self._viewers.get(job, set()):
                     if not queue.full():
@@ -66,7 +74,7 @@ def stream(request: Request, job: str, after: int) -> StreamingResponse:
     )
 
 
-async def _lines(request: Request, job: str, after: int) -> AsyncIterator[str]:
+async def _lines(request: Request, job: str, after: int) -> AsyncGenerator[str, None]:
     """What is known already, then what happens. A viewer is told each event once, in order."""
     hub, live = hub_of(request), live_of(request)
     yield "retry: 2000\n\n"

@@ -28,6 +28,10 @@ class Health(BaseModel):
     version: str
 
 
+class Ready(BaseModel):
+    ready: bool
+
+
 class SyncPointOut(_Record):
     """One instant of the source at which every replica disk is complete."""
 

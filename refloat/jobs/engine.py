@@ -88,6 +88,9 @@ class Engine:
         DBOS.launch()
         await DBOS.register_queue_async(QUEUE, worker_concurrency=AT_ONCE, polling_interval_sec=0.2)
 
+    def alive(self) -> bool:
+        return self._thread.is_alive() and self._loop.is_running()
+
     def close(self) -> None:
         """Stops like a kill does: jobs stay as they are and go on at the next launch.
 

@@ -33,6 +33,12 @@ class Summaries:
         with Session(self._engine) as session:
             return {job: word for job, word in session.execute(wanted) if word}
 
+    def jobs_by_verdict(self) -> dict[str, int]:
+        word = RecordRow.data["value"]["word"].as_string()
+        wanted = select(word, func.count()).where(RecordRow.name == "verdict").group_by(word)
+        with Session(self._engine) as session:
+            return {row[0]: row[1] for row in session.execute(wanted) if row[0]}
+
     def newest_event(self, job: str) -> int:
         """Its id; 0 for a job without any. It changes with everything that happens to the job."""
         with Session(self._engine) as session:

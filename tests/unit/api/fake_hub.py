@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from sqlalchemy import create_engine
@@ -29,6 +30,7 @@ from refloat.model import (
     Verdict,
 )
 from refloat.store.store import Event, Job, StepRecord, TargetStatus
+from refloat.store.summaries import Summaries
 from refloat.store.tables import Base
 
 TOKEN = "test-token-0123456789abcdef"
@@ -62,13 +64,17 @@ class FakeHub:
         self.crash = False
         engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
         Base.metadata.create_all(engine)
-        self.people, self.audit = People(engine), Audit(engine)
+        self.people, self.audit, self.summaries = People(engine), Audit(engine), Summaries(engine)
+        self.estate = SimpleNamespace(targets=self.known)
 
     @property
     def hub(self) -> Hub:
         return cast(Hub, self)
 
     # ------------------------------------------------------------ the contract
+
+    def troubles(self) -> list[str]:
+        return ["it is broken"] if self.crash else []
 
     def targets(
         self, limit: int | None = None, after: str = "", search: str = "", state: TargetState | None = None

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from refloat.api.app import create_app
-from refloat.api.guard import MAX_BODY, host_allowed
+from refloat.api.guard import MAX_BODY, OPEN_PATHS, host_allowed
+from refloat.model import JobState
 from tests.unit.api.fake_hub import TOKEN, FakeHub
 
 
@@ -39,6 +41,26 @@ def problem_of(answer: Any, status: int) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------- who gets in
+
+
+def test_ready_is_open_and_says_no_more(hub: FakeHub) -> None:
+    client = client_of(hub, authorization="")
+    assert client.get("/api/v1/ready").json() == {"ready": True}
+    hub.crash = True
+    answer = client.get("/api/v1/ready")
+    assert answer.status_code == 503 and answer.json() == {"ready": False}
+
+
+def test_metrics_are_what_prometheus_reads(hub: FakeHub, client: TestClient) -> None:
+    answer = client.get("/api/v1/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert families["refloat_up"].samples[0].value == 1
+    ages = {
+        sample.labels["target"]: sample.value for sample in families["refloat_replica_age_seconds"].samples
+    }
+    assert ages == {"web": 61.0}
+    states = {sample.labels["state"] for sample in families["refloat_jobs"].samples}
+    assert states == set(JobState)
 
 
 @pytest.mark.parametrize(
@@ -212,4 +234,4 @@ def test_openapi_describes_every_route(client: TestClient) -> None:
     for path, methods in document["paths"].items():
         for method in methods.values():
             assert method["summary"]
-            assert path.endswith("/health") or (method["security"] and "409" in method["responses"])
+            assert path in OPEN_PATHS or (method["security"] and "409" in method["responses"])

@@ -43,6 +43,7 @@ WANTED = {
     ("GET", f"{V1}/tokens"): Permission.LOOK,
     ("POST", f"{V1}/tokens"): Permission.LOOK,
     ("DELETE", f"{V1}/tokens/{{id}}"): Permission.LOOK,
+    ("GET", f"{V1}/metrics"): Permission.LOOK,
     ("GET", f"{V1}/audit"): Permission.AUDIT,
     ("GET", f"{V1}/audit/verify"): Permission.AUDIT,
 }
