@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
 EVERY = 0.3  # seconds between looks into the store
-_QUIET = 15.0  # seconds after which a comment shows proxies that the connection lives
-_MOST_WAITING = 1000  # events that a viewer who does not read may leave behind; then it must ask again
+QUIET = ": quiet\n\n"
+_QUIET_FOR = 15.0  # seconds after which a comment shows proxies that the connection lives
+# Seconds after which a viewer has to connect again, and to show who they are: a browser does so by itself.
+LONGEST = 300.0
+_MOST_WAITING = 1000  # events that a viewer who does not read may leave behind
 
 
 class Live:
@@ -68,9 +74,7 @@ class Live:
 
 def stream(request: Request, job: str, after: int) -> StreamingResponse:
     return StreamingResponse(
-        _lines(request, job, after),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        _lines(request, job, after), media_type="text/event-stream", headers=STREAM_HEADERS
     )
 
 
@@ -86,15 +90,23 @@ async def _lines(request: Request, job: str, after: int) -> AsyncGenerator[str, 
         after, missed = await _known(hub, job, after)
         for event in missed:
             yield _text(event)
-        while not _ending(request):
-            try:
-                event = await asyncio.wait_for(queue.get(), timeout=_QUIET)
-            except TimeoutError:
-                yield ": quiet\n\n"
-                continue
-            if event.id > after:
-                after = event.id
-                yield _text(event)
+        until = time.monotonic() + LONGEST
+        # A viewer who is too slow for a full queue asks again, and gets all of it from the store.
+        while not ending(request) and time.monotonic() < until and not queue.full():
+            news = await next_event(queue)
+            if news is None:
+                yield QUIET
+            elif news.id > after:
+                after = news.id
+                yield _text(news)
+
+
+async def next_event(queue: asyncio.Queue[Event]) -> Event | None:
+    """None after a while without any: then a comment keeps the connection alive."""
+    try:
+        return await asyncio.wait_for(queue.get(), timeout=_QUIET_FOR)
+    except TimeoutError:
+        return None
 
 
 async def _known(hub: Hub, job: str, after: int) -> tuple[int, list[Event]]:
@@ -112,7 +124,7 @@ def _text(event: Event) -> str:
     return f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n"
 
 
-def _ending(request: Request) -> bool:
+def ending(request: Request) -> bool:
     return bool(getattr(request.app.state, "stopping", False))
 
 

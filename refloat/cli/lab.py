@@ -12,6 +12,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+DEMO_USER = "demo"
+
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
@@ -57,6 +59,29 @@ def spent() -> None:
     from refloat.lab.layout import default_lab
 
     raise typer.Exit(0 if is_spent(default_lab()) else 1)
+
+
+@app.command()
+def page() -> None:
+    """Prints the page's address with a user to log in as, and waits for Ctrl-C. The hub goes on."""
+    import secrets
+    import signal
+
+    from refloat.cli.client import Client
+    from refloat.config import load_config
+    from refloat.lab.layout import default_lab
+
+    config = load_config(default_lab().config)
+    password = secrets.token_urlsafe(12)
+    with Client(config.url, config.token_file.read_text().strip()) as client:
+        if DEMO_USER in {user["name"] for user in client.users()}:
+            client.change_user(DEMO_USER, password=password)
+        else:
+            client.add_user(DEMO_USER, "admin", password)
+    typer.echo(f"page: {config.url}  user: {DEMO_USER}  password: {password}")
+    _say("Ctrl-C ends this; the hub goes on until `refloat lab down`")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pause()
 
 
 @app.command()

@@ -10,14 +10,14 @@ from starlette.staticfiles import StaticFiles
 
 from refloat.api import problems
 from refloat.errors import NotFound, RefloatError
-from refloat.web import access, actions, pages, session
+from refloat.web import access, actions, live, pages, session
 from refloat.web.render import fragment, page
 
 _STATIC = Path(__file__).parent / "static"
 
 
 def install(app: FastAPI) -> None:
-    for router in (session.router, pages.router, actions.router, access.router):
+    for router in (session.router, pages.router, live.router, actions.router, access.router):
         app.include_router(router, include_in_schema=False)
     app.mount("/static", _Static(directory=_STATIC), name="static")
     app.add_exception_handler(RefloatError, _refloat_error)

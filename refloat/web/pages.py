@@ -93,23 +93,20 @@ def jobs(request: Request, _: Looks, state: State = "", before: Search = "") -> 
 
 @router.get("/jobs/{job_id}")
 def job(request: Request, _: Looks, job_id: Name) -> Response:
-    panel = _panel(request, job_id)
-    return page(request, "job.html.j2", {"job": hub_of(request).job(job_id), "panel": panel})
+    hub = hub_of(request)
+    shown, newest = hub.job(job_id), hub.summaries.newest_event(job_id)
+    panel = panel_of(request, job_id, newest)
+    return page(request, "job.html.j2", {"job": shown, "panel": panel, "newest": newest})
 
 
-@router.get("/jobs/{job_id}/panel")
-def job_panel(request: Request, _: Looks, job_id: Name) -> Response:
-    return Response(_panel(request, job_id), media_type="text/html; charset=utf-8")
-
-
-def _panel(request: Request, job_id: str) -> str:
-    """The live part of a job's page. Rendered once for all who look at it with the same rights."""
+def panel_of(request: Request, job_id: str, newest: int) -> str:
+    """The live part of a job's page as of its event `newest`. Rendered once for all who look at it with the
+    same rights."""
     hub, who = hub_of(request), principal_of(request)
     panels: OrderedDict[object, str] = request.app.state.__dict__.setdefault("panels", OrderedDict())
-    newest = hub.summaries.newest_event(job_id)
     key = (job_id, newest, who.role, who.scopes)
     if key not in panels:
-        panels[key] = html("job_panel.html.j2", {"who": who, **views.job_panel(hub, job_id, newest)})
+        panels[key] = html("job_panel.html.j2", {"who": who, **views.job_panel(hub, job_id)})
         while len(panels) > _MOST_PANELS:
             panels.popitem(last=False)
     return panels[key]

@@ -173,7 +173,7 @@ def _took(job: Job) -> float | None:
     return seconds_between(job.created, job.finished) if job.finished else None
 
 
-def job_panel(hub: Hub, job_id: str, newest: int) -> dict[str, Any]:
+def job_panel(hub: Hub, job_id: str) -> dict[str, Any]:
     """Everything of a job that may change while somebody looks."""
     job = hub.job(job_id)
     decision, verdict = hub.outcome(job_id)
@@ -182,7 +182,6 @@ def job_panel(hub: Hub, job_id: str, newest: int) -> dict[str, Any]:
     events = hub.summaries.last_events(job_id, 60)
     return {
         "job": job,
-        "newest": newest,
         "decision": decision,
         "verdict": encode(verdict),
         "remediation": hub.remediation(job_id),

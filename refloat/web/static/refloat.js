@@ -1,30 +1,31 @@
-// Keeps a job's page live: each event of the hub asks for the changed part once, however many events come.
+// Keeps a job's page live: the hub pushes the part that changed.
 "use strict";
 (() => {
-  const KINDS = ["state", "step", "step_done", "progress", "decision", "report", "reminder", "evidence", "observation"];
-  const PAUSE = 400; // milliseconds in which events are gathered
+  const LATER = 2000; // milliseconds: what somebody is typing is not taken from under their hands
 
   function follow(line) {
     const job = document.getElementById("job");
-    let waiting = null;
-    let shown = Number(job.querySelector("[data-newest]")?.dataset.newest || 0);
-    const ask = () => {
-      waiting = null;
-      // What somebody is typing or has opened must not be taken from under their hands.
-      const open = job.querySelector("details[open] form");
-      if (open && open.contains(document.activeElement)) { waiting = setTimeout(ask, 2000); return; }
-      htmx.trigger(job, "refresh");
+    let pending = null;
+
+    const show = () => {
+      if (pending === null) return;
+      const form = job.querySelector("details[open] form");
+      if (form && form.contains(document.activeElement)) { setTimeout(show, LATER); return; }
+      const open = [...job.querySelectorAll("details[open]")].map((one) => one.className);
+      htmx.swap(job, pending, { swapStyle: "innerHTML" });
+      pending = null;
+      job.querySelectorAll("details").forEach((one) => { one.open = open.includes(one.className); });
+      clock();
     };
-    const heard = (event) => {
-      if (Number(event.lastEventId) <= shown) return;
-      shown = Number(event.lastEventId);
-      if (!waiting) waiting = setTimeout(ask, PAUSE);
-    };
+
     const source = new EventSource(line.dataset.stream);
     source.onopen = () => { line.textContent = "live"; line.classList.remove("lost"); };
     source.onerror = () => { line.textContent = "the hub does not answer; trying again…"; line.classList.add("lost"); };
-    KINDS.forEach((kind) => source.addEventListener(kind, heard));
-    source.onmessage = heard;
+    source.addEventListener("panel", (event) => {
+      const waiting = pending !== null;
+      pending = JSON.parse(event.data);
+      if (!waiting) show();
+    });
   }
 
   function clock() {
@@ -34,17 +35,6 @@
     });
   }
 
-  // Open parts stay open when the job's panel is renewed.
-  let opened = [];
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    if (event.detail.target.id === "job")
-      opened = [...event.detail.target.querySelectorAll("details[open]")].map((one) => one.className);
-  });
-  document.addEventListener("htmx:afterSwap", (event) => {
-    if (event.detail.target.id === "job")
-      event.detail.target.querySelectorAll("details").forEach((one) => { one.open = opened.includes(one.className); });
-    clock();
-  });
   document.addEventListener("DOMContentLoaded", () => {
     const line = document.querySelector("[data-stream]");
     if (line) follow(line);
