@@ -10,6 +10,7 @@ import typer
 
 from refloat.cli import access, evidence, failover, guest, jobs, targets
 from refloat.cli.common import AsJson, Root
+from refloat.cli.doctor import doctor
 from refloat.cli.exits import EPILOG
 from refloat.cli.output import print_json, say
 from refloat.cli.simulate import simulate
@@ -67,6 +68,7 @@ def lab(ctx: typer.Context) -> None:
 
 
 app.command()(simulate)
+app.command()(doctor)
 
 
 @app.command()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2] / "refloat"
 LAYERS = (
     ("cli", "web", "lab"),
     ("api",),
-    ("hub", "platforms", "estate", "config", "standalone", "syncs", "caretaker"),
+    ("hub", "platforms", "estate", "config", "standalone", "syncs", "caretaker", "doctor"),
     ("jobs",),
     ("failover",),
     (

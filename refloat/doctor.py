@@ -1,0 +1,182 @@
+"""`refloat doctor`: whether this hub could fail over what it protects, asked of everything that it needs.
+
+Read-only. Each check stands for itself: one that cannot be made is a finding too, and ends no other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from refloat.config import Config
+from refloat.errors import RefloatError
+from refloat.estate import Estate, load_estate
+from refloat.model import PowerState, Target
+from refloat.platforms import Platforms
+from refloat.text import size, span
+
+ROOM = 2 * 2**30  # bytes for store, hashes and screenshots
+CONTROLLER_ROOM = 2**30  # bytes on a controller's own disk, for deltas
+CLOCKS_APART = 5.0  # seconds: more, and times in the evidence contradict each other
+
+
+class State(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    TROUBLE = "trouble"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`subject` is what was looked at; `hint` what to do, empty where all is well."""
+
+    subject: str
+    state: State
+    found: str
+    hint: str = ""
+
+
+def examine(
+    config: Config, platforms_of: Callable[[Estate, Path], Platforms] = Platforms
+) -> Iterator[Finding]:
+    """Every finding, as it is made."""
+    yield from _hub(config)
+    try:
+        estate = load_estate(config.estate)
+    except RefloatError as error:
+        yield Finding("estate", State.TROUBLE, error.message, error.hint)
+        return
+    yield Finding("estate", State.OK, f"{config.estate}: {len(estate.targets)} targets")
+    platforms = platforms_of(estate, config.data_dir)
+    for name in estate.targets:
+        target = estate.target(name)
+        yield from _target(platforms, target)
+        if estate.sites[target.site].platform != "simulated":
+            yield _key(target)
+
+
+# ---------------------------------------------------------------- the hub's machine
+
+
+def _hub(config: Config) -> Iterator[Finding]:
+    folder = next(one for one in (config.data_dir, *config.data_dir.parents) if one.exists())
+    free = shutil.disk_usage(folder).free
+    enough = free >= ROOM
+    yield Finding(
+        "room",
+        State.OK if enough else State.TROUBLE,
+        f"{size(free)} free for {config.data_dir}",
+        "" if enough else f"free some: {size(ROOM)} are wanted for the store, hashes and pictures",
+    )
+    yield _private(config.token_file, "token")
+    kvm = os.access("/dev/kvm", os.R_OK | os.W_OK) and _virtualises()
+    yield Finding(
+        "processor",
+        State.OK if kvm else State.WARNING,
+        "VMs on this machine run on KVM" if kvm else "this machine has no usable KVM",
+        "" if kvm else "only VMs on this machine are slow by it; for other hosts it does not matter",
+    )
+    if config.drivers is not None:
+        there = config.drivers.exists()
+        yield Finding(
+            "drivers",
+            State.OK if there else State.TROUBLE,
+            str(config.drivers) if there else f"{config.drivers} does not exist",
+            "" if there else "set `drivers` to a virtio-win ISO or folder",
+        )
+
+
+def _virtualises() -> bool:
+    flags = Path("/proc/cpuinfo").read_text(errors="replace").split()
+    return "vmx" in flags or "svm" in flags
+
+
+def _private(file: Path, subject: str) -> Finding:
+    try:
+        mode = file.stat().st_mode
+    except OSError as error:
+        return Finding(
+            subject, State.WARNING, f"{file}: {error.strerror}", "the hub makes its token at its start"
+        )
+    if stat.S_IMODE(mode) & 0o077:
+        return Finding(subject, State.TROUBLE, f"{file} can be read by others", f"chmod 600 {file}")
+    return Finding(subject, State.OK, f"{file} is private")
+
+
+# ---------------------------------------------------------------- a target
+
+
+def _target(platforms: Platforms, target: Target) -> Iterator[Finding]:
+    yield _asked(f"{target.name}: source", lambda: _source(platforms, target))
+    power = _asked(f"{target.name}: destination", lambda: _destination(platforms, target))
+    yield power
+    if power.state is State.OK:
+        yield _asked(f"{target.name}: controller", lambda: _controller(platforms, target))
+
+
+def _asked(subject: str, ask: Callable[[], Finding]) -> Finding:
+    try:
+        found = ask()
+    except RefloatError as error:
+        return Finding(subject, State.TROUBLE, error.message, error.hint)
+    return Finding(subject, found.state, found.found, found.hint)
+
+
+def _source(platforms: Platforms, target: Target) -> Finding:
+    source = platforms.source(target.source_site)
+    hardware = source.inventory(target.source_vm)
+    state = source.power_state(target.source_vm)
+    known = {disk.key for disk in target.disks}
+    missing = sorted({disk.key for disk in hardware.disks} - known)
+    if missing:
+        return Finding(
+            "",
+            State.WARNING,
+            f"{target.source_vm} has disks without a replica: {', '.join(missing)}",
+            "add them to the target, or say in the estate that they are left out",
+        )
+    return Finding("", State.OK, f"{target.source_vm} is {state}, {len(hardware.disks)} disks")
+
+
+def _destination(platforms: Platforms, target: Target) -> Finding:
+    destination = platforms.destination(target.site)
+    state = destination.power_state(target.controller_vm)
+    if state is not PowerState.RUNNING:
+        return Finding(
+            "",
+            State.WARNING,
+            f"{target.controller_vm} is {state}",
+            "start it, unless it is a recovered VM: without it there are no syncs",
+        )
+    return Finding(
+        "",
+        State.OK,
+        f"{target.controller_vm} runs, {size(destination.free_bytes(target.controller_vm))} free",
+    )
+
+
+def _key(target: Target) -> Finding:
+    finding = _private(Path(target.endpoint.identity), f"{target.name}: key")
+    if finding.state is State.WARNING:  # it is not there
+        hint = "the estate names the file of the controller's private key"
+        return Finding(finding.subject, State.TROUBLE, finding.found, hint)
+    return finding
+
+
+def _controller(platforms: Platforms, target: Target) -> Finding:
+    health = platforms.controller(target).health()
+    apart = abs(health.clock - time.time())
+    if apart > CLOCKS_APART:
+        return Finding(
+            "", State.WARNING, f"its clock is {span(apart)} off", "set up NTP in the controller's network"
+        )
+    if health.free < CONTROLLER_ROOM:
+        hint = "give its disk more room: a sync's changes are kept there until it is complete"
+        return Finding("", State.WARNING, f"{size(health.free)} free", hint)
+    return Finding("", State.OK, f"answers, up for {span(health.uptime)}, {size(health.free)} free")

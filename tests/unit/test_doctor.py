@@ -1,0 +1,96 @@
+"""What the doctor finds, and that one thing that is broken hides nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from refloat import doctor
+from refloat.config import Config
+from refloat.doctor import State, examine
+from refloat.errors import Unreachable
+from refloat.estate import Estate, load_estate
+from refloat.platforms import Platforms
+from refloat.simulated.world import Protected, World, estate
+
+ONE, TWO = Protected(1), Protected(2)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    world = World(tmp_path / "world")
+    form = estate(world.directory, [ONE, TWO], {})
+    for one in (ONE, TWO):
+        world.protect(one)
+    (tmp_path / "estate.yaml").write_text(yaml.safe_dump(form))
+    config = Config(data_dir=tmp_path / "hub", estate=tmp_path / "estate.yaml")
+    config.data_dir.mkdir()
+    config.token_file.touch(0o600)
+    return config
+
+
+def findings(config: Config, platforms: Callable[[Estate, Path], Platforms] = Platforms) -> dict[str, State]:
+    return {one.subject: one.state for one in examine(config, platforms)}
+
+
+def test_a_sound_estate(config: Config) -> None:
+    asked = {f"{one.name}: {what}" for one in (ONE, TWO) for what in ("source", "destination", "controller")}
+    found = findings(config)
+    assert {found[subject] for subject in (*asked, "token", "room", "estate")} == {State.OK}
+
+
+def test_every_trouble_has_a_hint(config: Config) -> None:
+    config.estate.write_text("version: 1\n")
+    troubles = [one for one in examine(config) if one.state is not State.OK]
+    assert {one.subject for one in troubles} >= {"estate"} and all(one.hint for one in troubles)
+
+
+def test_files_that_others_can_read(config: Config, tmp_path: Path) -> None:
+    os.chmod(config.token_file, 0o640)
+    assert findings(config)["token"] is State.TROUBLE
+    key = tmp_path / "key"
+    target = load_estate(config.estate).target(ONE.name)
+    mine = replace(target, endpoint=replace(target.endpoint, identity=str(key)))
+    assert doctor._key(mine).state is State.TROUBLE and doctor._key(mine).hint
+    key.touch(0o644)
+    assert "chmod 600" in doctor._key(mine).hint
+    key.chmod(0o600)
+    assert doctor._key(mine).state is State.OK
+
+
+def test_a_silent_platform_hides_nothing_else(config: Config, tmp_path: Path) -> None:
+    class Silent(Platforms):
+        def source(self, site: str) -> object:  # type: ignore[override]
+            raise Unreachable("nobody answers at the source", code="unreachable", hint="look at its network")
+
+    found = findings(config, Silent)
+    assert found["vm1: source"] is State.TROUBLE
+    assert found["vm1: destination"] is found["vm1: controller"] is State.OK
+
+
+def test_a_controller_that_is_off_is_not_asked(config: Config) -> None:
+    World(config.estate.parent / "world").destination.stop(ONE.controller, graceful=0)
+    found = findings(config)
+    assert found["vm1: destination"] is State.WARNING and "vm1: controller" not in found
+    assert found["vm2: controller"] is State.OK
+
+
+def test_no_room(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ROOM", shutil.disk_usage("/").total * 2)
+    assert findings(config)["room"] is State.TROUBLE
+
+
+def test_a_clock_that_is_off(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CLOCKS_APART", -1.0)
+    assert findings(config)["vm1: controller"] is State.WARNING
+
+
+def test_drivers_that_are_not_there(config: Config, tmp_path: Path) -> None:
+    with_drivers = Config(data_dir=config.data_dir, estate=config.estate, drivers=tmp_path / "virtio-win.iso")
+    assert findings(with_drivers)["drivers"] is State.TROUBLE
