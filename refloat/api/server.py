@@ -56,7 +56,8 @@ def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> No
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket, or Refused (address_in_use, bad_address) in one line."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio switches Nagle's algorithm off only where the protocol is given: else each answer waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]"), port))

@@ -11,6 +11,7 @@ from starlette.staticfiles import StaticFiles
 from refloat.api import problems
 from refloat.errors import NotFound, RefloatError
 from refloat.web import access, actions, live, pages, session
+from refloat.web.panels import Panels
 from refloat.web.render import fragment, page
 
 _STATIC = Path(__file__).parent / "static"
@@ -19,6 +20,7 @@ _STATIC = Path(__file__).parent / "static"
 def install(app: FastAPI) -> None:
     for router in (session.router, pages.router, live.router, actions.router, access.router):
         app.include_router(router, include_in_schema=False)
+    app.state.panels = Panels()
     app.mount("/static", _Static(directory=_STATIC), name="static")
     app.add_exception_handler(RefloatError, _refloat_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from refloat.api.common import Name, hub_of
 from refloat.api.door import Looks
 from refloat.api.live import LONGEST, QUIET, STREAM_HEADERS, ending, live_of, next_event
-from refloat.web.pages import panel_of
+from refloat.web.panels import panel_of
 
 router = APIRouter()
 

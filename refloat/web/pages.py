@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import OrderedDict
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
 from refloat.api.common import Name, hub_of
-from refloat.api.door import Audits, FailsOver, Looks, principal_of
+from refloat.api.door import Audits, FailsOver, Looks
 from refloat.errors import NotFound
 from refloat.evidence import shown_record
 from refloat.model import JobState, Mode, TargetState
 from refloat.web import views
-from refloat.web.render import fragment, html, page, partial
+from refloat.web.panels import panel_of
+from refloat.web.render import fragment, page, partial
 
 router = APIRouter()
 
@@ -24,7 +24,6 @@ _ROWS = 100
 _SCREEN = re.compile(r"[0-9]{1,6}-[a-z0-9_-]{1,40}\.png")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST_SCREEN = 4 * 2**20  # bytes
-_MOST_PANELS = 64
 
 E = TypeVar("E", bound=StrEnum)
 State = Annotated[str, Query(max_length=32)]
@@ -97,19 +96,6 @@ def job(request: Request, _: Looks, job_id: Name) -> Response:
     shown, newest = hub.job(job_id), hub.summaries.newest_event(job_id)
     panel = panel_of(request, job_id, newest)
     return page(request, "job.html.j2", {"job": shown, "panel": panel, "newest": newest})
-
-
-def panel_of(request: Request, job_id: str, newest: int) -> str:
-    """The live part of a job's page as of its event `newest`. Rendered once for all who look at it with the
-    same rights."""
-    hub, who = hub_of(request), principal_of(request)
-    panels: OrderedDict[object, str] = request.app.state.__dict__.setdefault("panels", OrderedDict())
-    key = (job_id, newest, who.role, who.scopes)
-    if key not in panels:
-        panels[key] = html("job_panel.html.j2", {"who": who, **views.job_panel(hub, job_id)})
-        while len(panels) > _MOST_PANELS:
-            panels.popitem(last=False)
-    return panels[key]
 
 
 @router.get("/jobs/{job_id}/changes")

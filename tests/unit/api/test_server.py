@@ -112,3 +112,9 @@ def test_empty_token_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "api-token").write_text("\n")
     with pytest.raises(Refused, match="no usable token"):
         ensure_token(tmp_path / "api-token")
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """asyncio sets TCP_NODELAY only where the listener says that it is TCP: 40 ms for each answer else."""
+    with bind("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
