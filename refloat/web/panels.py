@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 
 from refloat.access import Principal
 from refloat.api.common import hub_of
 from refloat.api.door import principal_of
-from refloat.hub import Hub
 from refloat.web import views
 from refloat.web.render import html
+
+if TYPE_CHECKING:
+    from refloat.hub import Hub
 
 _MOST = 64  # panels that are kept
 
