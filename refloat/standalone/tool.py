@@ -36,7 +36,7 @@ from refloat.model import (
     SourceNic,
     WindowsRequest,
 )
-from refloat.policy import Policy
+from refloat.policy import Policy, Rebuild
 from refloat.standalone.evidence import FORMAT, Evidence, ImageRecord, Record, State
 from refloat.standalone.images import Image, disk_key, opened
 from refloat.standalone.watched import Watched
@@ -167,6 +167,7 @@ def _request(images: Sequence[Image], wishes: Wishes, facts: GuestFacts, job: st
         serial_console=wishes.serial_console,
         luks_keys=wishes.keys,
         windows=_windows(wishes, facts, keys),
+        rebuild=wishes.policy.rebuild is Rebuild.ALLOWED,
     )
 
 
@@ -218,7 +219,7 @@ def _watched(host: Host, evidence: Evidence, record: Record, then: State | None 
     first write, that Refloat does (in state `then`)."""
 
     # What a killed run left mounted keeps its images open: before they are opened again.
-    clear(evidence.run_dir / "mnt")
+    clear(evidence.run_dir)
 
     def before(found: Sequence[Found]) -> None:
         now = _of_each(mounts, found, host)
@@ -248,6 +249,7 @@ _SAID_BY = {
     "nic_model": "--nic",
     "nics": "--adapter or --network",
     "serial_console": "--serial-console",
+    "rebuild": "--rebuild",
 }
 
 
