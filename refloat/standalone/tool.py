@@ -96,6 +96,7 @@ def adapt(
     record = evidence.load()
     if record is not None and record.state is not State.ADAPTING:
         raise _not_again(evidence, record.state)
+    _clear(evidence)
     if record is not None and evidence.begun:
         facts = _facts(evidence)
         _check_images(images, record)
@@ -125,6 +126,7 @@ def undo(images: Sequence[Image], evidence: Evidence, keys: dict[str, str], host
     if record is None:
         raise Refused(f"there is no evidence in {evidence.directory}", code="bad_evidence")
     _check_images(images, record)
+    _clear(evidence)
     if not evidence.begun or record.state is State.UNDONE:
         return ()
     facts = _facts(evidence)
@@ -140,6 +142,11 @@ def undo(images: Sequence[Image], evidence: Evidence, keys: dict[str, str], host
 
 
 # ---------------------------------------------------------------- small things
+
+
+def _clear(evidence: Evidence) -> None:
+    """What a killed run left mounted keeps its images open: to be called before they are opened again."""
+    clear(evidence.directory / "run")
 
 
 @contextmanager
@@ -217,9 +224,6 @@ def _of_each(mark: Callable[[str, Read], str], found: Sequence[Found], host: Hos
 def _watched(host: Host, evidence: Evidence, record: Record, then: State | None = None) -> Host:
     """Refuses to write to a guest that has run since Refloat wrote to it; else the evidence says, before the
     first write, that Refloat does (in state `then`)."""
-
-    # What a killed run left mounted keeps its images open: before they are opened again.
-    clear(evidence.run_dir)
 
     def before(found: Sequence[Found]) -> None:
         now = _of_each(mounts, found, host)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
 NEEDED = needed_modules(DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
 PATIENT = Limits(seconds=60)
+PROGRAMS = ("sh", "cat", "touch", "ls", "mknod", "sleep", "mount", "head", "id", "ln", "env", "cp", "mkdir")
 
 
 # ---------------------------------------------------------------- what comes out
@@ -105,9 +106,7 @@ def guest(tmp_path: Path) -> Path:
         (root / name).mkdir(parents=True)
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / name).symlink_to(f"usr/{name}")
-    for name in (
-        *["sh", "cat", "touch", "ls", "mknod", "sleep", "mount", "head", "id", "ln", "env", "cp", "mkdir"],
-    ):
+    for name in PROGRAMS:
         copy(Path("/usr/bin") / name, root)
     (root / "etc/initramfs-tools/conf.d").mkdir(parents=True)
     (root / "etc/initramfs-tools/initramfs.conf").write_text("MODULES=dep\n")
@@ -153,7 +152,7 @@ def test_mkinitramfs_does_not_look_for_hardware(guest: Path, tmp_path: Path) -> 
 
 
 def test_a_guest_that_is_mounted_without_programs(guest: Path, tmp_path: Path) -> None:
-    """As Refloat mounts one, /boot and all: noexec holds for the tool's view of it no more, for others still."""
+    """As Refloat mounts one, /boot and all: the tool's view of it is another, and noexec holds for others."""
     (guest / "boot").mkdir()
     run(["mount", "--bind", str(guest), str(guest)])
     try:
