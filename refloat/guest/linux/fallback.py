@@ -24,6 +24,7 @@ from refloat.guest.linux.edits import Progress
 from refloat.guest.linux.modules import KernelModules
 from refloat.guest.linux.storage import DeviceNames
 from refloat.guest.linux.tools import TOOLS
+from refloat.guest.mounts import clear
 from refloat.guest.tree import Tree
 from refloat.model import AdaptRequest, GuestFacts, GuestKernel
 
@@ -32,7 +33,7 @@ _MIB = 1024 * 1024
 # known before it is made. The tool's result is held to it.
 _LEAST, _MOST = 96 * _MIB, rebuild.Limits().output
 _APPENDED = 16 * _MIB  # for the drivers behind it, if the tool did not take them
-_KEPT = "rebuilt"
+_KEPT, _WORK = "rebuilt", "rebuild"
 
 
 def could_help(tree: Tree, tool: str, old: int, error: Exception) -> bool:
@@ -94,6 +95,8 @@ def make(
 
     Raises Refused where that fails, Failed where a run before this one has changed something already.
     """
+    # What a killed run left mounted there would keep the guest's filesystems in use to the end.
+    clear(run_dir / _WORK)
     names = DeviceNames([disk.key for disk in request.disks], facts.filesystems)
     for kernel in facts.kernels:
         kept = _kept(run_dir, kernel)
@@ -126,7 +129,7 @@ def _made(
     """The new initramfs with what it lacks appended, and what is to be said of it."""
     tool, modules = facts.initramfs_tool, KernelModules(tree, kernel.version)
     limits = rebuild.limits_here(kernel.space - _APPENDED)
-    made = rebuild.rebuild(root, tool, kernel.version, run_dir / "rebuild", limits)
+    made = rebuild.rebuild(root, tool, kernel.version, run_dir / _WORK, limits)
     with _as_file(made) as fd:
         addition = initramfs.for_destination(fd, modules, request, names)
     whole = made + (addition.tail if addition else b"")

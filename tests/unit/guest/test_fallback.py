@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from refloat.command import run
 from refloat.errors import Failed, Refused
 from refloat.guest import adapt as engine
 from refloat.guest.adapt import change
@@ -96,11 +97,11 @@ def maker(monkeypatch: pytest.MonkeyPatch) -> Maker:
     return one
 
 
-def adapt(tree: Tree, root: Path, run: Path, facts: GuestFacts) -> Journal:
+def adapt(tree: Tree, root: Path, directory: Path, facts: GuestFacts) -> Journal:
     """As guest/adapt.py does it, from the first look on."""
-    run.mkdir(exist_ok=True)
-    fallback.make(tree, root, facts, request(facts), run, quiet)
-    journal = Journal(run, tree)
+    directory.mkdir(exist_ok=True)
+    fallback.make(tree, root, facts, request(facts), directory, quiet)
+    journal = Journal(directory, tree)
     change(tree, journal, request(facts), facts, quiet)
     return journal
 
@@ -317,16 +318,16 @@ def test_killed_anywhere_and_taken_back(moment: int, root: Path, tmp_path: Path,
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_anywhere_and_run_again(moment: int, root: Path, tmp_path: Path, maker: Maker) -> None:
     """The tool would make another file each time: it ran once, before the first change."""
-    run = tmp_path / "run"
+    directory = tmp_path / "run"
     with Tree(root) as tree:
         facts = facts_of(tree)
         kill_at(tree, moment)
         with pytest.raises(Killed):
-            adapt(tree, root, run, facts)
-    assert has_begun(run)
+            adapt(tree, root, directory, facts)
+    assert has_begun(directory)
     maker.content = with_drivers()
     with Tree(root) as tree:
-        journal = adapt(tree, root, run, facts)
+        journal = adapt(tree, root, directory, facts)
         assert len(maker.asked) == 1
         assert [one.path for one in journal.changes()].count(INITRD) == 1
         assert facts_of(tree).kernels[0].cannot_extend == ""
@@ -337,21 +338,31 @@ def test_until_something_was_changed_it_is_made_anew(
     tree: Tree, root: Path, tmp_path: Path, maker: Maker
 ) -> None:
     """The guest may have run in between, and have another kernel."""
-    facts, run = facts_of(tree), tmp_path / "run"
-    run.mkdir()
+    facts, directory = facts_of(tree), tmp_path / "run"
+    directory.mkdir()
     for _ in range(2):
-        fallback.make(tree, root, facts, request(facts), run, quiet)
+        fallback.make(tree, root, facts, request(facts), directory, quiet)
     assert len(maker.asked) == 2
+
+
+def test_what_a_killed_run_left_mounted_goes(tree: Tree, root: Path, tmp_path: Path, maker: Maker) -> None:
+    """Also where the guest needs no tool any more."""
+    place = tmp_path / "run/rebuild/root"
+    place.mkdir(parents=True)
+    run(["mount", "--bind", str(root), str(place)])
+    facts = replace(facts_of(tree), kernels=())
+    fallback.make(tree, root, facts, request(facts), tmp_path / "run", quiet)
+    assert list(place.iterdir()) == [] and maker.asked == []
 
 
 def test_a_failure_after_the_first_change_says_so(
     tree: Tree, root: Path, tmp_path: Path, maker: Maker
 ) -> None:
-    facts, run = facts_of(tree), tmp_path / "run"
-    adapt(tree, root, run, facts)
-    for path in (run / "rebuilt").iterdir():
+    facts, directory = facts_of(tree), tmp_path / "run"
+    adapt(tree, root, directory, facts)
+    for path in (directory / "rebuilt").iterdir():
         path.unlink()
     maker.content = b"rubbish"
     with pytest.raises(Failed, match="could not be made anew") as caught:
-        fallback.make(tree, root, facts, request(facts), run, quiet)
+        fallback.make(tree, root, facts, request(facts), directory, quiet)
     assert not isinstance(caught.value, Refused)

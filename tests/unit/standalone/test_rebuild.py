@@ -21,6 +21,7 @@ from refloat.guest.host import KERNEL, KernelHost
 from refloat.guest.linux import fallback
 from refloat.policy import Policy, Rebuild
 from refloat.standalone import tool
+from refloat.standalone.appliance import ApplianceHost
 from refloat.standalone.evidence import Evidence
 from refloat.standalone.images import Image, look
 from tests.unit.guest.guests import KERNEL as VERSION
@@ -98,7 +99,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 class Appliance(KernelHost):
     """As ApplianceHost in this one thing."""
 
-    runs_guest_code = False
+    runs_guest_code = ApplianceHost.runs_guest_code
 
 
 @pytest.mark.parametrize("do", ["plan", "adapt"])
