@@ -49,6 +49,7 @@ def adapt_guest(run: Run) -> None:
             serial_console=plan.serial_console,
             luks_keys=luks_keys(run),
             windows=_for_windows(run),
+            rebuild=plan.rebuild,
         ),
         run.need("facts", GuestFacts),
         progress=_progress(run),

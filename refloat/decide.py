@@ -23,7 +23,7 @@ from refloat.model import (
     SourceNic,
     SourceVM,
 )
-from refloat.policy import AdaptChoice, NicRule, PinNames, Policy, Readdress
+from refloat.policy import AdaptChoice, NicRule, PinNames, Policy, Readdress, Rebuild
 from refloat.readdress import readdressed, with_own_addresses
 from refloat.windows import needs as windows_needs
 
@@ -79,6 +79,7 @@ def _needs(facts: GuestFacts, source: SourceVM, disk_bus: DiskBus, nic_model: Ni
         for kernel in facts.kernels
         if kernel.missing
     ]
+    reasons += [f"{words}: the guest's own tool makes it anew" for words in _not_extended(facts)]
     buses = {disk.bus for disk in source.disks} - {disk_bus}
     if buses:
         reasons.append(f"disks move from {', '.join(sorted(buses))} to {disk_bus}")
@@ -88,6 +89,25 @@ def _needs(facts: GuestFacts, source: SourceVM, disk_bus: DiskBus, nic_model: Ni
         new = "are new to Windows" if facts.windows else "are renamed"
         reasons.append(f"adapters move from {', '.join(sorted(models))} to {nic_model}, and {new}")
     return [*reasons, *(windows_needs(facts.windows, disk_bus) if facts.windows else [])]
+
+
+def _not_extended(facts: GuestFacts) -> list[str]:
+    return [
+        f"nothing can be appended to the initramfs of kernel {kernel.version} ({kernel.cannot_extend})"
+        for kernel in facts.kernels
+        if kernel.cannot_extend
+    ]
+
+
+def rebuild_refusals(facts: GuestFacts, rebuild: Rebuild) -> list[str]:
+    """Why a guest is not adapted whose own tool would have to run."""
+    if rebuild is Rebuild.ALLOWED:
+        return []
+    advice = (
+        f"with `rebuild: allowed` in its policy the guest's own {facts.initramfs_tool} may make it anew, "
+        "confined in the controller; or make it anew in the guest"
+    )
+    return [f"{words}: {advice}" for words in _not_extended(facts)]
 
 
 def _rewrites(nics: Sequence[PlannedNic]) -> list[str]:

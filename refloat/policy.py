@@ -44,6 +44,14 @@ class PinNames(StrEnum):
     NEVER = "never"
 
 
+class Rebuild(StrEnum):
+    """Whether the guest's own tool may make an initramfs to which nothing can be appended: the only code of a
+    guest that an adaptation would run, confined, in the controller."""
+
+    NEVER = "never"
+    ALLOWED = "allowed"
+
+
 class CommitThen(StrEnum):
     """What follows when nobody has decided about a live failover by its deadline."""
 
@@ -168,6 +176,7 @@ class Policy:
     pin_names: PinNames = PinNames.AUTO
     nics: tuple[NicRule, ...] = ()
     adapt: AdaptChoice = AdaptChoice.AUTO
+    rebuild: Rebuild = Rebuild.NEVER
     on_failure: OnFailure = OnFailure.ROLLBACK
     report_deadline: int = 600
     serial_console: bool = False  # on the guest's kernel command line, if it is adapted and has none

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refloat import windows
 from refloat.clock import now, seconds_between
-from refloat.decide import Place, decide, plan_nics
+from refloat.decide import Place, decide, plan_nics, rebuild_refusals
 from refloat.errors import Failed, Refused, Unreachable
 from refloat.fence import not_fenced, source_limitation
 from refloat.guest.linux.cpu import level_of
@@ -27,7 +27,7 @@ from refloat.model import (
     SourceVM,
     SyncPoint,
 )
-from refloat.policy import MacPolicy
+from refloat.policy import MacPolicy, Rebuild
 from refloat.run import Run
 from refloat.text import span
 from refloat.windows_plan import about_windows, choose_drivers, send_drivers
@@ -153,6 +153,7 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) ->
     nics, policy = _plan_nics(run, source, facts), run.policy
     chosen = choose_drivers(run, facts)
     refusals, warnings = about_windows(run, source, facts, chosen)
+    refusals += rebuild_refusals(facts, policy.rebuild)
     decision = decide(facts, source, policy.disk_bus, policy.nic_model, policy.adapt, nics, cpu, refusals)
     adapts = decision.action is Action.ADAPT
     return Plan(
@@ -173,6 +174,7 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) ->
         serial_console=policy.serial_console,
         warnings=(*facts.warnings, *_cpu_warnings(facts, cpu), *warnings),
         drivers=chosen if adapts and isinstance(chosen, DriverChoice) else None,
+        rebuild=policy.rebuild is Rebuild.ALLOWED,
     )
 
 

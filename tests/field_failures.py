@@ -258,12 +258,15 @@ CASES: tuple[Case, ...] = (
         16,
         "The initramfs lacks the driver, and the root device never appears",
         (How.MENDED, How.DETECTED),
-        "What each kernel's initramfs lacks is appended, with a new module index. A kernel without the "
-        "driver, or an initramfs that cannot be extended, is refused and named.",
+        "What each kernel's initramfs lacks is appended, with a new module index. Where nothing can be "
+        "appended, the guest's own tool makes a new one, if the policy allows its code to run; else, and "
+        "for a kernel without the driver, the guest is refused and the cause named.",
         (
             "unit/guest/test_initramfs.py::test_append_behind_every_format",
             "unit/guest/test_kernels.py::test_kernel_without_the_driver_is_named",
             "unit/guest/test_kernels.py::test_newest_kernel_that_cannot_be_adapted_is_a_problem",
+            "unit/guest/test_fallback.py::test_it_must_be_allowed",
+            "system/test_rebuild.py::test_guest_boots_with_what_its_own_tool_made",
             "system/test_guests.py::test_unadapted_guest_does_not_reach_its_root",
         ),
         "kubevirt#11133",

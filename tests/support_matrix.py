@@ -36,7 +36,7 @@ _REFUSED = (
     ("image-based systems (ostree)", "their kernels belong to an image"),
     (
         "an initramfs in a format that no kernel unpacks",
-        "nothing can be appended; the message names the rebuild",
+        "nothing can be appended; with `rebuild: allowed` initramfs-tools and dracut make a new one",
     ),
     ("processors other than x86_64", "no such destination exists yet"),
 )

@@ -51,6 +51,13 @@ Adapters = Annotated[
 ]
 Network = Annotated[str, typer.Option("--network", help="restore, dhcp or preserve.")]
 Serial = Annotated[bool, typer.Option("--serial-console", help="Add a console on the serial port.")]
+Rebuild = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild",
+        help="Let the guest's own tool make an initramfs to which nothing can be appended. Needs --trusted.",
+    ),
+]
 Drivers = Annotated[
     Path | None,
     typer.Option("--drivers", metavar="ISO|DIR", help="Windows: virtio-win, as an ISO or a folder."),
@@ -97,6 +104,7 @@ def plan(
     adapter: Adapters = [],  # noqa: B006
     network: Network = "restore",
     serial_console: Serial = False,
+    rebuild: Rebuild = False,
     drivers: Drivers = None,
     discard_hibernation: Discard = False,
     repair_ntfs: Repair = False,
@@ -105,7 +113,7 @@ def plan(
     """Print every change that `adapt` would make, as a diff. Nothing is changed."""
     from refloat.standalone import tool
 
-    wishes = _wishes(bus, nic, adapter, network, serial_console, luks_key)
+    wishes = _wishes(bus, nic, adapter, network, serial_console, luks_key, rebuild)
     wishes = replace(
         wishes, drivers=drivers, discard_hibernation=discard_hibernation, repair_ntfs=repair_ntfs
     )
@@ -125,6 +133,7 @@ def adapt(
     adapter: Adapters = [],  # noqa: B006
     network: Network = "restore",
     serial_console: Serial = False,
+    rebuild: Rebuild = False,
     drivers: Drivers = None,
     discard_hibernation: Discard = False,
     repair_ntfs: Repair = False,
@@ -134,7 +143,7 @@ def adapt(
     from refloat.standalone import tool
     from refloat.standalone.evidence import Evidence
 
-    wishes = _wishes(bus, nic, adapter, network, serial_console, luks_key)
+    wishes = _wishes(bus, nic, adapter, network, serial_console, luks_key, rebuild)
     wishes = replace(
         wishes, drivers=drivers, discard_hibernation=discard_hibernation, repair_ntfs=repair_ntfs
     )
@@ -184,17 +193,24 @@ def _host(trusted: bool) -> Host:
 
 
 def _wishes(
-    bus: str, nic: str, adapters: list[str], network: str, serial_console: bool, luks_keys: list[str]
+    bus: str,
+    nic: str,
+    adapters: list[str],
+    network: str,
+    serial_console: bool,
+    luks_keys: list[str],
+    rebuild: bool = False,
 ) -> Wishes:
+    from refloat import policy
     from refloat.model import DiskBus, NetworkMode, NicModel
-    from refloat.policy import Policy
     from refloat.standalone.tool import Wishes
 
+    own_tool = policy.Rebuild.ALLOWED if rebuild else policy.Rebuild.NEVER
     return Wishes(
         bus=_one_of(DiskBus, bus, "--bus"),
         nic=_one_of(NicModel, nic, "--nic"),
         adapters=tuple(_adapter(text) for text in adapters),
-        policy=Policy(network=_one_of(NetworkMode, network, "--network")),
+        policy=policy.Policy(network=_one_of(NetworkMode, network, "--network"), rebuild=own_tool),
         serial_console=serial_console,
         keys=_keys(luks_keys),
     )
@@ -267,6 +283,8 @@ def _print_facts(facts: GuestFacts, as_json: bool) -> None:
         say(f"  {nic.name}: {nic.method} {' '.join(nic.addresses)}".rstrip())
     for kernel in facts.kernels:
         lacks = f"lacks {', '.join(kernel.missing)}" if kernel.missing else "lacks nothing"
+        if kernel.cannot_extend:
+            lacks = f"nothing can be appended to its initramfs ({kernel.cannot_extend})"
         say(f"kernel {kernel.version}: {lacks}")
     for heading, lines in (
         ("name that changes", facts.unstable_names),

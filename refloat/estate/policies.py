@@ -19,6 +19,7 @@ from refloat.policy import (
     NicRule,
     OnFailure,
     PinNames,
+    Rebuild,
     SanPolicy,
     Weighty,
     WindowsPolicy,
@@ -93,6 +94,7 @@ class PolicyForm(Form):
     pin_names: PinNames = PinNames.AUTO
     nics: dict[Mac, NicForm] = {}
     adapt: AdaptChoice = AdaptChoice.AUTO
+    rebuild: Rebuild = Rebuild.NEVER
     on_failure: OnFailure = OnFailure.ROLLBACK
     report_deadline: Annotated[int, Field(ge=10)] = 600
     serial_console: bool = False

@@ -20,7 +20,7 @@ from refloat.guest.firstboot.staging import stage
 from refloat.guest.host import KERNEL, Host
 from refloat.guest.inspect import examine
 from refloat.guest.journal import Journal, has_begun
-from refloat.guest.linux import boot, guards, kernels, persistence, storage
+from refloat.guest.linux import boot, fallback, guards, kernels, persistence, storage
 from refloat.guest.linux.edits import Progress
 from refloat.guest.root import place, read_texts, subvolume_now
 from refloat.guest.stack import Volumes
@@ -40,6 +40,8 @@ from refloat.model import (
     Remediation,
 )
 
+_MOUNTPOINT = "mnt"
+
 
 def adapt(
     request: AdaptRequest,
@@ -56,14 +58,15 @@ def adapt(
     Refused before anything was changed, Failed or Conflict after something may have been.
     """
     stages = _stages(facts)
-    stages.check(request, facts)
+    stages.check(request, facts, host)
     system = system_of(facts)
     with host.opened(devices, request.luks_keys) as volumes:
         found = same_system(volumes, facts)
         progress("mount", {"root": facts.root.uuid})
         facts = stages.before(found, request, facts, run_dir, host)
-        with host.mounted_system(found, run_dir / "mnt", writable=True) as tree:
-            facts = _facts_before(run_dir, lambda: stages.look_again(tree, found, request, facts))
+        with host.mounted_system(found, run_dir / _MOUNTPOINT, writable=True) as tree:
+            facts = _facts_before(run_dir, lambda: stages.look_again(tree, found, request, facts, host))
+            stages.make(tree, request, facts, run_dir, progress)
             journal = Journal(run_dir, tree, system.boundary, system.labels(tree))
             stages.change(tree, journal, request, facts, progress)
     progress("flush", {"changes": len(journal.changes())})
@@ -76,11 +79,13 @@ def adapt(
 
 @dataclass(frozen=True)
 class _Stages:
-    """`check` needs no guest; `before` sees it before it is mounted for writing, `look_again` after that."""
+    """`check` needs no guest; `before` sees it before it is mounted for writing, `look_again` after that.
+    `make` is all that takes long or may fail without any change."""
 
-    check: Callable[[AdaptRequest, GuestFacts], object]
+    check: Callable[[AdaptRequest, GuestFacts, Host], object]
     before: Callable[[Sequence[Found], AdaptRequest, GuestFacts, Path, Host], GuestFacts]
-    look_again: Callable[[Tree, Sequence[Found], AdaptRequest, GuestFacts], GuestFacts]
+    look_again: Callable[[Tree, Sequence[Found], AdaptRequest, GuestFacts, Host], GuestFacts]
+    make: Callable[[Tree, AdaptRequest, GuestFacts, Path, Progress], None]
     change: Callable[[Tree, Journal, AdaptRequest, GuestFacts, Progress], None]
     caps: Callable[[AdaptRequest, GuestFacts], GuestCaps]
 
@@ -88,19 +93,30 @@ class _Stages:
 def _stages(facts: GuestFacts) -> _Stages:
     if facts.windows:
         return _Stages(
-            check=_check_windows,
+            check=lambda request, facts, host: _check_windows(request, facts),
             before=_before_windows,
-            look_again=lambda tree, found, request, facts: facts,
+            look_again=lambda tree, found, request, facts, host: facts,
+            make=lambda tree, request, facts, run_dir, progress: None,
             change=windows.change,
             caps=windows_caps,
         )
     return _Stages(
-        check=lambda request, facts: check(facts),
+        check=_check_linux,
         before=lambda found, request, facts, run_dir, host: facts,
         look_again=_look_again,
+        make=_make,
         change=change,
         caps=_caps,
     )
+
+
+def _check_linux(request: AdaptRequest, facts: GuestFacts, host: Host) -> None:
+    check(facts)
+    fallback.check(facts, request.rebuild, host.runs_guest_code)
+
+
+def _make(tree: Tree, request: AdaptRequest, facts: GuestFacts, run_dir: Path, progress: Progress) -> None:
+    fallback.make(tree, run_dir / _MOUNTPOINT, facts, request, run_dir, progress)
 
 
 def _check_windows(request: AdaptRequest, facts: GuestFacts) -> None:
@@ -113,7 +129,7 @@ def _before_windows(
     found: Sequence[Found], request: AdaptRequest, facts: GuestFacts, run_dir: Path, host: Host
 ) -> GuestFacts:
     """Looks again where nothing can be written yet, and makes the volumes writable."""
-    mountpoint = run_dir / "mnt"
+    mountpoint = run_dir / _MOUNTPOINT
     if not has_begun(run_dir):
         order, hardware = [disk.key for disk in request.disks], (request.disk_bus, request.nic_model)
         facts = windows.look(found, order, mountpoint, hardware, host)
@@ -187,7 +203,9 @@ def _same_place(present: GuestFilesystem, inspected: GuestFilesystem) -> bool:
     return present.volume == inspected.volume or bool(present.volume and present.volume in inspected.names)
 
 
-def _look_again(tree: Tree, found: Sequence[Found], request: AdaptRequest, facts: GuestFacts) -> GuestFacts:
+def _look_again(
+    tree: Tree, found: Sequence[Found], request: AdaptRequest, facts: GuestFacts, host: Host
+) -> GuestFacts:
     """The facts of this moment. A guest that mounts its system from elsewhere by now is refused."""
     root = next(one for one in found if one.filesystem.mountpoint == "/")
     order = [disk.key for disk in request.disks]
@@ -196,7 +214,9 @@ def _look_again(tree: Tree, found: Sequence[Found], request: AdaptRequest, facts
     for before, after in zip(found, placed, strict=True):
         if _system_mounts(before) != _system_mounts(after):
             raise _changed(f"{after.describe()} is mounted elsewhere than when the guest was inspected")
-    return examine(tree, placed, order, request.disk_bus, request.nic_model, facts.kernels)
+    facts = examine(tree, placed, order, request.disk_bus, request.nic_model, facts.kernels)
+    _check_linux(request, facts, host)
+    return facts
 
 
 def _system_mounts(found: Found) -> set[Mount]:

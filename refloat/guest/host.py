@@ -17,7 +17,11 @@ from refloat.guest.windows.repair import repair
 
 class Host(Protocol):
     """As the functions of stack.py, disk.py and windows/repair.py with these names. `read` gives bytes of a
-    filesystem's own device, from `offset` of the filesystem on."""
+    filesystem's own device, from `offset` of the filesystem on. `runs_guest_code`: whether programs of the
+    guest could be run on what is mounted."""
+
+    @property
+    def runs_guest_code(self) -> bool: ...
 
     def opened(
         self, devices: Mapping[str, str], keys: Mapping[str, str] | None = None
@@ -43,7 +47,10 @@ class Host(Protocol):
 
 
 class KernelHost:
-    """This machine's kernel. A hostile filesystem meets it: for a controller, or for trusted images."""
+    """This machine's kernel. A hostile filesystem meets it, and a hostile program would: for a controller, or
+    for trusted images."""
+
+    runs_guest_code = True
 
     opened = staticmethod(stack.opened)
     mounted = staticmethod(disk.mounted)

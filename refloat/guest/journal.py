@@ -63,6 +63,7 @@ class Journal:
         boundary: Boundary = LINUX,
         labels: Labels = NO_LABELS,
     ) -> None:
+        self.run_dir = directory
         self._tree = tree
         self.check = boundary.check
         self._labels = labels

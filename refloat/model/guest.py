@@ -95,7 +95,8 @@ class GuestKernel:
     """An installed kernel and its initramfs. `missing` are the modules that the destination needs.
 
     `space` is what the boot filesystem needs free to adapt it, in bytes; `stamp` changes whenever the
-    initramfs does: one that is the same need not be unpacked again.
+    initramfs does: one that is the same need not be unpacked again. `cannot_extend` is why nothing can be
+    appended to it where the guest's own tool, and it alone, could make it anew.
     """
 
     version: str
@@ -103,6 +104,7 @@ class GuestKernel:
     missing: tuple[str, ...] = ()
     space: int = 0
     stamp: str = ""
+    cannot_extend: str = ""
 
 
 @dataclass(frozen=True)

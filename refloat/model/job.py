@@ -128,6 +128,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     serial_console: bool = False
     drivers: DriverChoice | None = None  # for a Windows guest that is adapted
+    rebuild: bool = False  # as in AdaptRequest
 
 
 @dataclass(frozen=True)
@@ -145,3 +146,4 @@ class AdaptRequest:
     serial_console: bool = False  # add one to the kernel's command line where there is none
     luks_keys: dict[str, str] = field(default_factory=dict, repr=False)  # container's UUID: passphrase
     windows: WindowsRequest | None = None  # for a Windows guest
+    rebuild: bool = False  # the guest's own tool may run, for an initramfs to which nothing can be appended

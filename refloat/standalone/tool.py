@@ -36,7 +36,7 @@ from refloat.model import (
     SourceNic,
     WindowsRequest,
 )
-from refloat.policy import Policy
+from refloat.policy import Policy, Rebuild
 from refloat.standalone.evidence import FORMAT, Evidence, ImageRecord, Record, State
 from refloat.standalone.images import Image, disk_key, opened
 from refloat.standalone.watched import Watched
@@ -96,6 +96,7 @@ def adapt(
     record = evidence.load()
     if record is not None and record.state is not State.ADAPTING:
         raise _not_again(evidence, record.state)
+    _clear(evidence)
     if record is not None and evidence.begun:
         facts = _facts(evidence)
         _check_images(images, record)
@@ -125,6 +126,7 @@ def undo(images: Sequence[Image], evidence: Evidence, keys: dict[str, str], host
     if record is None:
         raise Refused(f"there is no evidence in {evidence.directory}", code="bad_evidence")
     _check_images(images, record)
+    _clear(evidence)
     if not evidence.begun or record.state is State.UNDONE:
         return ()
     facts = _facts(evidence)
@@ -140,6 +142,11 @@ def undo(images: Sequence[Image], evidence: Evidence, keys: dict[str, str], host
 
 
 # ---------------------------------------------------------------- small things
+
+
+def _clear(evidence: Evidence) -> None:
+    """What a killed run left mounted keeps its images open: to be called before they are opened again."""
+    clear(evidence.directory / "run")
 
 
 @contextmanager
@@ -167,6 +174,7 @@ def _request(images: Sequence[Image], wishes: Wishes, facts: GuestFacts, job: st
         serial_console=wishes.serial_console,
         luks_keys=wishes.keys,
         windows=_windows(wishes, facts, keys),
+        rebuild=wishes.policy.rebuild is Rebuild.ALLOWED,
     )
 
 
@@ -217,9 +225,6 @@ def _watched(host: Host, evidence: Evidence, record: Record, then: State | None 
     """Refuses to write to a guest that has run since Refloat wrote to it; else the evidence says, before the
     first write, that Refloat does (in state `then`)."""
 
-    # What a killed run left mounted keeps its images open: before they are opened again.
-    clear(evidence.run_dir / "mnt")
-
     def before(found: Sequence[Found]) -> None:
         now = _of_each(mounts, found, host)
         if record.state is State.ADAPTED:
@@ -248,6 +253,7 @@ _SAID_BY = {
     "nic_model": "--nic",
     "nics": "--adapter or --network",
     "serial_console": "--serial-console",
+    "rebuild": "--rebuild",
 }
 
 

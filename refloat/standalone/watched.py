@@ -18,6 +18,7 @@ class Watched:
     def __init__(self, host: Host, before: Callable[[Sequence[Found]], None]) -> None:
         self._host = host
         self._before = before
+        self.runs_guest_code = host.runs_guest_code
         self.opened = host.opened
         self.mounted = host.mounted
         self.mounted_subvolume = host.mounted_subvolume

@@ -46,10 +46,11 @@ class Adapted:
 
 @dataclass(frozen=True)
 class Order:
-    """`nics`: interface name at the source to MAC address; `keys` as in AdaptRequest."""
+    """`nics`: interface name at the source to MAC address; `keys` and `rebuild` as in AdaptRequest."""
 
     nics: dict[str, str]
     keys: dict[str, str]
+    rebuild: bool = False
 
 
 def adapted(order: Order, device: str, run_dir: Path) -> Adapted:
@@ -92,6 +93,7 @@ def request(order: Order, facts: GuestFacts) -> AdaptRequest:
         channel=CHANNEL,
         report_deadline=600,
         luks_keys=order.keys,
+        rebuild=order.rebuild,
     )
 
 

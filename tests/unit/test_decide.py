@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refloat.decide import Place, decide, match_nics, plan_nics
+from refloat.decide import Place, decide, match_nics, plan_nics, rebuild_refusals
 from refloat.errors import Refused
 from refloat.model import (
     Action,
@@ -21,7 +21,7 @@ from refloat.model import (
     Route,
     SourceNic,
 )
-from refloat.policy import AdaptChoice, NicRule, PinNames, Policy, Readdress
+from refloat.policy import AdaptChoice, NicRule, PinNames, Policy, Readdress, Rebuild
 from refloat.readdress import readdressed
 from tests.unit.builders import CONFIG, FACTS, MAC, SOURCE, replace
 
@@ -55,6 +55,27 @@ def test_problems_refuse_with_their_own_words() -> None:
     decision = decide(replace(FACTS, problems=("root is ambiguous",)), SOURCE, *VIRTIO, AdaptChoice.ALWAYS)
     assert decision.action is Action.REFUSE
     assert decision.reasons == ("root is ambiguous",)
+
+
+NOT_EXTENDED = replace(
+    READY, kernels=tuple(replace(kernel, cannot_extend="no archive") for kernel in READY.kernels)
+)
+
+
+def test_the_guests_own_tool_needs_the_policys_word() -> None:
+    version = READY.kernels[0].version
+    assert rebuild_refusals(READY, Rebuild.NEVER) == []
+    refusals = rebuild_refusals(NOT_EXTENDED, Rebuild.NEVER)
+    decision = decide(NOT_EXTENDED, NATIVE, *VIRTIO, AdaptChoice.AUTO, refusals=refusals)
+    assert decision.action is Action.REFUSE
+    (reason,) = decision.reasons
+    for word in (version, "no archive", "`rebuild: allowed`", NOT_EXTENDED.initramfs_tool):
+        assert word in reason
+    assert rebuild_refusals(NOT_EXTENDED, Rebuild.ALLOWED) == []
+    decision = decide(NOT_EXTENDED, NATIVE, *VIRTIO, AdaptChoice.AUTO)
+    assert (decision.action, len(decision.reasons)) == (Action.ADAPT, 1)
+    assert "the guest's own tool makes it anew" in decision.reasons[0]
+    assert decide(NOT_EXTENDED, NATIVE, *VIRTIO, AdaptChoice.NEVER).action is Action.SKIP
 
 
 def test_firmware_that_differs_is_refused() -> None:

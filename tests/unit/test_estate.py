@@ -16,6 +16,7 @@ from refloat.policy import (
     NicRule,
     PinNames,
     Readdress,
+    Rebuild,
     SanPolicy,
     When,
     WindowsPolicy,
@@ -117,6 +118,15 @@ def test_hardware_and_keys_are_the_policys(file: Path) -> None:
     policy = load_estate(file).policy("lab")
     assert (policy.disk_bus, policy.nic_model) == (DiskBus.VIRTIO_SCSI, NicModel.E1000E)
     assert policy.luks_keys == {LUKS.lower(): "/etc/refloat/no-such-key"}, "no file is read here"
+
+
+def test_no_code_of_a_guest_runs_unless_the_policy_says_so(file: Path) -> None:
+    assert load_estate(file).policy("lab").rebuild is Rebuild.NEVER
+    assert load_estate(change(file, "policies", "lab", "rebuild", to="allowed")).policy("lab").rebuild is (
+        Rebuild.ALLOWED
+    )
+    with pytest.raises(Refused, match=r"policies.lab.rebuild"):
+        load_estate(change(file, "policies", "lab", "rebuild", to=True))
 
 
 @pytest.mark.parametrize(

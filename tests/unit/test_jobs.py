@@ -31,7 +31,7 @@ from refloat.model import (
     Verdict,
     Word,
 )
-from refloat.policy import AdaptChoice, AfterDeadline, OnFailure, Policy
+from refloat.policy import AdaptChoice, AfterDeadline, OnFailure, Policy, Rebuild
 from refloat.run import Run
 from tests.unit.builders import FACTS, replace
 from tests.unit.fakes import World, make_world
@@ -168,6 +168,11 @@ def no_such_disks(world: World) -> None:
     world.policy = Policy(disk_bus=DiskBus.NVME)
 
 
+def nothing_can_be_appended(world: World) -> None:
+    kernels = tuple(replace(kernel, cannot_extend="no archive") for kernel in FACTS.kernels)
+    world.controller.facts = replace(FACTS, kernels=kernels)
+
+
 UUID = "c0ffee00-1111-4222-8333-444455556666"
 
 
@@ -210,6 +215,7 @@ def key_file_is_a_pipe(world: World) -> None:
             "no root filesystem of Linux or Windows was found on the guest's disks (sda",
         ),
         (boot_is_full, "guest_refused", "/boot has 3 MiB free"),
+        (nothing_can_be_appended, "guest_refused", "with `rebuild: allowed` in its policy"),
         (pool_is_full, "no_space", "1 MiB are free for the disks of web-controller, overlays need 512 MiB"),
         (controller_is_full, "no_space", "the controller's own disk is full"),
         (disk_cannot_come_back, "unknown_format", "rf-controller is qcow2"),
@@ -229,6 +235,21 @@ def test_a_refusal_in_preflight_changes_nothing(
     assert world.source.changed == [] and world.source.power is PowerState.RUNNING
     assert (target.holder, target.state) == ("", TargetState.READY)
     assert words in target.message, "the target says why, too"
+
+
+@pytest.mark.parametrize("word", list(Rebuild))
+def test_the_policys_word_on_the_guests_own_tool_reaches_the_controller(
+    world: World, engine: Engine, word: Rebuild
+) -> None:
+    world.policy = Policy(report_deadline=5, rebuild=word)
+    allowed = word is Rebuild.ALLOWED
+    if allowed:
+        nothing_can_be_appended(world)
+    job = started(world, engine)
+    reach(world, job, JobState.AWAITING_COMMIT)
+    plan, request = world.run(job).need("plan", Plan), world.controller.request
+    assert request is not None and request.rebuild is plan.rebuild is allowed
+    assert any("the guest's own tool makes it anew" in one for one in plan.decision.reasons) is allowed
 
 
 def test_what_was_refused_can_be_mended_and_started_again(world: World, engine: Engine) -> None:

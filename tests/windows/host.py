@@ -25,6 +25,7 @@ def has_vfat() -> bool:
 class MtoolsHost:
     """A Host."""
 
+    runs_guest_code = False
     opened = staticmethod(stack.opened)
     mounted_subvolume = staticmethod(disk.mounted_subvolume)
     subvolumes = staticmethod(disk.subvolumes)

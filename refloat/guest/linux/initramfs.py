@@ -17,12 +17,14 @@ from pathlib import Path
 
 from refloat.command import run
 from refloat.errors import Failed
+from refloat.guest.families import DISK_MODULES, needed_modules
 from refloat.guest.linux import compression, cpio, pins, tools
-from refloat.guest.linux.compression import BrokenInitramfs, UnknownFormat
+from refloat.guest.linux.compression import BrokenInitramfs
 from refloat.guest.linux.contents import MARKER, Contents, scan, write_module
 from refloat.guest.linux.edits import Rewritten
 from refloat.guest.linux.modules import KernelModules, ModuleMissing, module_name
-from refloat.guest.tree import Tree
+from refloat.guest.linux.storage import DeviceNames
+from refloat.model import AdaptRequest
 
 # What depmod makes and modprobe reads. The built-in ones stay as they are: nothing is added to them.
 _INDEX = (
@@ -31,6 +33,9 @@ _INDEX = (
 )  # fmt: skip
 # The size of a new index on top of the modules, in bytes, when the space is estimated.
 INDEX_ALLOWANCE = 4 * 1024 * 1024
+# Added besides what the destination needs, where the guest's kernel has them: the guest can then be
+# moved between virtio buses without another adaptation.
+_WELCOME = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "sd_mod")
 
 # The configuration files of an archive -> those that have to change, with what they become.
 Mend = Callable[[Mapping[str, str]], Mapping[str, Rewritten]]
@@ -53,11 +58,6 @@ def missing(contents: Contents, modules: KernelModules, needed: Iterable[str]) -
     return lacking
 
 
-def rebuild_needed(error: Exception) -> bool:
-    """Whether the guest's own tool could still help where appending does not."""
-    return isinstance(error, UnknownFormat)
-
-
 @dataclass(frozen=True)
 class Addition:
     """What to append to one initramfs: `tail` includes the padding. `added` are modules, `mended` files
@@ -67,10 +67,29 @@ class Addition:
     added: tuple[str, ...]
     mended: tuple[str, ...] = ()
 
+    def reasons(self) -> Iterator[str]:
+        if self.added:
+            yield f"drivers appended: {' '.join(self.added)}"
+        if self.mended:
+            yield f"names that follow the bus mended in {' '.join(self.mended)}"
+
+
+def for_destination(
+    fd: int, modules: KernelModules, request: AdaptRequest, names: DeviceNames
+) -> Addition | None:
+    """addition() of what the hardware of `request` needs."""
+    return addition(
+        fd,
+        modules,
+        needed=needed_modules(request.disk_bus, request.nic_model),
+        force=DISK_MODULES[request.disk_bus],
+        welcome=_WELCOME,
+        mend=lambda configs: pins.mended(configs, names, request.disk_bus),
+    )
+
 
 def addition(
-    tree: Tree,
-    path: str,
+    fd: int,
     modules: KernelModules,
     *,
     needed: Sequence[str],
@@ -78,7 +97,7 @@ def addition(
     welcome: Sequence[str] = (),
     mend: Mend = lambda configs: {},
 ) -> Addition | None:
-    """The archive to append to the initramfs at `path`, or None if it lacks nothing.
+    """The archive to append to the initramfs behind `fd`, or None if it lacks nothing.
 
     `needed` modules must end up in it, and those of them in `force` are loaded without being asked for.
     `welcome` ones are added where the kernel has them. Raises BrokenInitramfs, ModuleMissing, and Failed
@@ -86,8 +105,7 @@ def addition(
     """
     with tempfile.TemporaryDirectory(prefix="refloat-initramfs-") as name:
         work = Path(name)
-        with tree.open(path) as fd:
-            contents = scan(fd, modules.version, wanted, work)
+        contents = scan(fd, modules.version, wanted, work)
         configs = _mended(mend(contents.configs))
         if not missing(contents, modules, needed) and not configs:
             return None

@@ -11,22 +11,20 @@ from dataclasses import dataclass
 from refloat.errors import RefloatError
 from refloat.guest.families import DISK_MODULES, Family, needed_modules
 from refloat.guest.journal import Journal
-from refloat.guest.linux import initramfs, installed, pins, rootless
+from refloat.guest.linux import fallback, initramfs, installed, pins, rootless
+from refloat.guest.linux.compression import UnknownFormat
 from refloat.guest.linux.contents import scan
 from refloat.guest.linux.edits import Progress
 from refloat.guest.linux.installed import Installed
 from refloat.guest.linux.modules import KernelModules
 from refloat.guest.linux.storage import DeviceNames
-from refloat.guest.linux.tools import TOOLS
+from refloat.guest.linux.tools import TOOLS, tool_in_use
 from refloat.guest.notes import Notes
 from refloat.guest.tree import Tree
 from refloat.model import AdaptRequest, DiskBus, GuestFacts, GuestKernel, NicModel
 
 # Left free on the boot filesystem after the adaptation, in bytes.
 _SPACE_LEFT = 4 * 1024 * 1024
-# Added besides what the destination needs, where the guest's kernel has them: the guest can then be
-# moved between virtio buses without another adaptation.
-_WELCOME = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "sd_mod")
 
 
 # ---------------------------------------------------------------- looking
@@ -37,12 +35,22 @@ class _Look:
     """What every kernel is looked at with."""
 
     tree: Tree
-    family: Family
+    tool: str
     bus: DiskBus
     nic: NicModel
     names: DeviceNames
     known: dict[str, GuestKernel]  # by stamp
     notes: Notes
+
+
+@dataclass(frozen=True)
+class _Obstacle:
+    """Why an initramfs (or a kernel without one) cannot be adapted. `anew`: the kernel as it would be taken
+    if the guest's own tool were allowed to make another."""
+
+    kernel: Installed
+    reason: str
+    anew: GuestKernel | None = None
 
 
 def look(
@@ -61,19 +69,23 @@ def look(
     worth a warning: nobody has to choose it.
     """
     found = installed.find(tree, family, notes)
-    with_all = _Look(tree, family, bus, nic, names, {kernel.stamp: kernel for kernel in known}, notes)
+    tool = tool_in_use(tree.exists, family.initramfs_tool)
+    with_all = _Look(tree, tool, bus, nic, names, {kernel.stamp: kernel for kernel in known}, notes)
     kernels: list[GuestKernel] = []
-    failed: list[tuple[Installed, str]] = []
+    obstacles: list[_Obstacle] = []
     for one in found:
-        adaptable, reasons = _one_kernel(with_all, one)
+        adaptable, against = _one_kernel(with_all, one)
         kernels += adaptable
-        failed += [(one, reason) for reason in reasons]
+        obstacles += against
     newest = max((installed.age(kernel.version) for kernel in kernels), default=())
-    for one, reason in failed:
-        if installed.age(one.version) < newest:
-            notes.warnings.append(f"{reason}; the older kernel {one.version} will not boot any more")
+    for obstacle in obstacles:
+        version = obstacle.kernel.version
+        if installed.age(version) < newest:
+            notes.warnings.append(f"{obstacle.reason}; the older kernel {version} will not boot any more")
+        elif obstacle.anew is not None:
+            kernels.append(obstacle.anew)
         else:
-            notes.problems.append(reason)
+            notes.problems.append(obstacle.reason)
     if not found and not any("unified" in problem for problem in notes.problems):
         ostree = tree.is_directory("/ostree/repo")
         notes.problems.append(
@@ -85,8 +97,8 @@ def look(
     return tuple(kernels)
 
 
-def _one_kernel(look: _Look, one: Installed) -> tuple[list[GuestKernel], list[str]]:
-    """What is known of each of its initramfs, and why some (or the kernel itself) cannot be adapted."""
+def _one_kernel(look: _Look, one: Installed) -> tuple[list[GuestKernel], list[_Obstacle]]:
+    """What is known of each of its initramfs, and what stands against some (or the kernel itself)."""
     modules = KernelModules(look.tree, one.version)
     if not modules.has("virtio_console"):
         look.notes.warnings.append(
@@ -95,24 +107,33 @@ def _one_kernel(look: _Look, one: Installed) -> tuple[list[GuestKernel], list[st
     if not one.initramfs:
         reason = rootless.limitation(look.tree, one.kernel, modules, DISK_MODULES[look.bus], look.names)
         kernel = GuestKernel(one.version, "")
-        return ([kernel], []) if reason is None else ([], [f"kernel {one.version} {reason}"])
-    kernels, reasons = [], []
+        return ([kernel], []) if reason is None else ([], [_Obstacle(one, f"kernel {one.version} {reason}")])
+    kernels, against = [], []
     for path in one.initramfs:
         try:
             kernels.append(_one_initramfs(look, modules, path))
         except RefloatError as error:
-            reasons.append(f"{path}: {_in_words(look.family, one.version, error)}")
-    return kernels, reasons
+            reason = f"{path}: {_in_words(look.tool, one.version, error)}"
+            against.append(_Obstacle(one, reason, _anew(look, one.version, path, error)))
+    return kernels, against
 
 
-def _in_words(family: Family, version: str, error: RefloatError) -> str:
-    if not initramfs.rebuild_needed(error):
+def _in_words(tool: str, version: str, error: RefloatError) -> str:
+    if not isinstance(error, UnknownFormat):
         return error.message
-    command = TOOLS[family.initramfs_tool].rebuild.format(version=version)
+    command = TOOLS[tool].rebuild.format(version=version)
     return (
         f"append is impossible for this format: {error.message}; "
         f"{command} in the guest, with the drivers in its configuration, makes one that can boot"
     )
+
+
+def _anew(look: _Look, version: str, path: str, error: RefloatError) -> GuestKernel | None:
+    status = look.tree.stat(path)
+    if status is None or not fallback.could_help(look.tree, look.tool, status.st_size, error):
+        return None
+    room = fallback.space(status.st_size)
+    return GuestKernel(version, path, space=room, cannot_extend=error.message)
 
 
 def _one_initramfs(look: _Look, modules: KernelModules, path: str) -> GuestKernel:
@@ -137,16 +158,20 @@ def _one_initramfs(look: _Look, modules: KernelModules, path: str) -> GuestKerne
 def _check_space(tree: Tree, kernels: Iterable[GuestKernel], notes: Notes) -> None:
     """Each initramfs grows, and is written as a whole beside the old one before it takes its place."""
     sizes: dict[str, list[tuple[int, int]]] = {}
+    anew: dict[str, str] = {}
     for kernel in kernels:
         status = tree.stat(kernel.initramfs) if kernel.space else None
         if status is not None:
             directory = posixpath.dirname(kernel.initramfs)
             sizes.setdefault(directory, []).append((status.st_size, kernel.space - status.st_size))
+            if kernel.cannot_extend:
+                anew[directory] = f": {kernel.initramfs} would be made anew ({kernel.cannot_extend})"
     for directory, grown in sizes.items():
         needed = max(size for size, _ in grown) + sum(more for _, more in grown) + _SPACE_LEFT
         free = tree.free_space(directory)
         if free < needed:
-            notes.problems.append(f"{directory} has {free} bytes free, and {needed} are needed")
+            why = anew.get(directory, "")
+            notes.problems.append(f"{directory} has {free} bytes free, and {needed} are needed{why}")
 
 
 # ---------------------------------------------------------------- changing
@@ -160,38 +185,27 @@ def drivers(
     names: DeviceNames,
     progress: Progress,
 ) -> None:
-    """Appends to every kernel's initramfs what it lacks."""
+    """Appends to every kernel's initramfs what it lacks, or writes the one that was made in its place."""
     for kernel in facts.kernels:
         if not kernel.initramfs:
             continue
-        addition = initramfs.addition(
-            tree,
-            kernel.initramfs,
-            KernelModules(tree, kernel.version),
-            needed=needed_modules(request.disk_bus, request.nic_model),
-            force=DISK_MODULES[request.disk_bus],
-            welcome=_WELCOME,
-            mend=lambda configs: pins.mended(configs, names, request.disk_bus),
-        )
+        if kernel.cannot_extend:
+            size = fallback.put(journal, kernel)
+            progress("initramfs", {"kernel": kernel.version, "bytes": size})
+            continue
+        with tree.open(kernel.initramfs) as fd:
+            modules = KernelModules(tree, kernel.version)
+            addition = initramfs.for_destination(fd, modules, request, names)
         if addition is not None:
             size, digest = _fingerprint(tree, kernel.initramfs)
             journal.extend(
                 kernel.initramfs,
                 addition.tail,
-                _reason(addition),
+                "; ".join(addition.reasons()),
                 expect_size=size,
                 expect_sha256=digest,
             )
         progress("initramfs", {"kernel": kernel.version, "added": len(addition.added) if addition else 0})
-
-
-def _reason(addition: initramfs.Addition) -> str:
-    parts = []
-    if addition.added:
-        parts.append(f"drivers appended: {' '.join(addition.added)}")
-    if addition.mended:
-        parts.append(f"names that follow the bus mended in {' '.join(addition.mended)}")
-    return "; ".join(parts)
 
 
 def _fingerprint(tree: Tree, path: str) -> tuple[int, str]:

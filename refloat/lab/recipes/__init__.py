@@ -119,6 +119,7 @@ CONTROLLER = Recipe(
             "btrfs-progs",
             "ntfs-3g",
             "dosfstools",
+            "bubblewrap",
         ],
         *["fdisk", "qemu-utils", "python3", "python3-hivex", "xz-utils", "lz4", "bzip2", "lzop", "cpio"],
     ),

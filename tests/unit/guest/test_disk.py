@@ -144,7 +144,7 @@ def test_writable_is_never_read_only_instead(
     """Nor are there two of one filesystem at a time."""
     found = next(one for one in find_filesystems(disks) if one.filesystem.uuid == ROOT_UUID)
     writable = mounted(found, tmp_path / "second", writable=True)
-    with monkeypatch.context() as patched, mounted(found, tmp_path / "first"):
+    with mounted(found, tmp_path / "first"), monkeypatch.context() as patched:
         patched.setattr(disk, "_PATIENCE", 0.0)
         with pytest.raises(CannotMount, match="in use by /dev/loop"), writable:
             raise AssertionError("mounted, but read-only")
@@ -168,14 +168,17 @@ def test_a_guest_that_was_switched_off_hard_can_be_looked_at(disks: dict[str, st
         assert (root / "etc/written-last").read_text() == "in the log alone"
 
 
-def test_two_roots_are_ambiguous_and_none_is_said(disks: dict[str, str], tmp_path: Path) -> None:
+def test_two_roots_are_ambiguous_and_none_is_said(
+    disks: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # others inspect meanwhile
     twin = tmp_path / "twin.raw"
     shutil.copy(disks["disk-a"], twin)
     with pytest.raises(Refused, match="more than one"):
         inspect({**disks, "disk-b": str(twin)}, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
     with pytest.raises(Refused, match=r"no root filesystem .* was found.*disk-b partition 1: ext4"):
         inspect({"disk-b": disks["disk-b"]}, ORDER, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
-    assert "refloat-inspect-" not in mounts()
+    assert str(tmp_path) not in mounts()
 
 
 def test_image_that_is_no_disk(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def guest(tmp_path: Path) -> Iterator[Tree]:
 
 
 def append(tree: Tree, path: str) -> initramfs.Addition | None:
-    return initramfs.addition(tree, path, KernelModules(tree, KERNEL), needed=NEEDED, force=NEEDED[:2])
+    with tree.open(path) as fd:
+        return initramfs.addition(fd, KernelModules(tree, KERNEL), needed=NEEDED, force=NEEDED[:2])
 
 
 @pytest.mark.parametrize("how", FORMATS)
@@ -106,15 +107,9 @@ def test_same_input_same_bytes(guest: Tree) -> None:
 
 
 def test_resume_device_inside_is_mended(tmp_path: Path, guest: Tree) -> None:
-    added = initramfs.addition(
-        guest,
-        f"/boot/initrd.img-{KERNEL}",
-        KernelModules(guest, KERNEL),
-        needed=(),
-        mend=lambda configs: {
-            "conf/conf.d/resume": Rewritten("RESUME=UUID=x\n", (Edit(1, "/dev/sda5", "UUID=x"),))
-        },
-    )
+    mended = {"conf/conf.d/resume": Rewritten("RESUME=UUID=x\n", (Edit(1, "/dev/sda5", "UUID=x"),))}
+    with guest.open(f"/boot/initrd.img-{KERNEL}") as fd:
+        added = initramfs.addition(fd, KernelModules(guest, KERNEL), needed=(), mend=lambda configs: mended)
     assert added is not None
     members, _ = read(added.tail.lstrip(b"\0"), tmp_path)
     assert [(one.name, one.content) for one in members if one.name.endswith("resume")] == [

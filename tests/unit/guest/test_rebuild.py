@@ -16,9 +16,9 @@ from refloat.guest.families import needed_modules
 from refloat.guest.linux import cpio
 from refloat.guest.linux.compression import BrokenInitramfs
 from refloat.guest.linux.modules import KernelModules
-from refloat.guest.linux.rebuild import COMMANDS, Limits, RebuildFailed, accept, rebuild
+from refloat.guest.linux.rebuild import MAKERS, Limits, RebuildFailed, accept, limits_here, rebuild, told
 from refloat.guest.linux.tools import TOOLS
-from refloat.guest.mounts import clear
+from refloat.guest.mounts import clear, table
 from refloat.guest.tree import Tree
 from refloat.model import DiskBus, NicModel
 from tests.unit.guest.guests import KERNEL, MODULES, file, main_archive, make_guest, module_path
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
 NEEDED = needed_modules(DiskBus.VIRTIO_BLK, NicModel.VIRTIO)
 PATIENT = Limits(seconds=60)
+PROGRAMS = ("sh", "cat", "touch", "ls", "mknod", "sleep", "mount", "head", "id", "ln", "env", "cp", "mkdir")
 
 
 # ---------------------------------------------------------------- what comes out
@@ -65,10 +66,23 @@ def test_anything_else_is_refused(modules: KernelModules, content: bytes, why: s
 # ---------------------------------------------------------------- where the tool runs
 
 
-def test_every_tool_has_its_command() -> None:
-    assert set(COMMANDS) == set(TOOLS)
-    for command in COMMANDS.values():
-        assert command.count("{out}") == command.count("{version}") == 1
+def test_every_tool_is_told_the_result_and_the_kernel() -> None:
+    assert set(MAKERS) <= set(TOOLS)
+    for maker in MAKERS.values():
+        assert maker.argv.count("{out}") == maker.argv.count("{version}") == 1
+
+
+def test_what_is_said_of_it() -> None:
+    words = told("dracut", "6.1.0", Limits(seconds=60, output=2**20, scratch=2**21, memory=2**22))
+    assert "dracut --no-hostonly --kver 6.1.0, the guest's own" in words
+    assert "without capabilities, network and devices, its system read-only" in words
+    assert "60 s, 4 MiB of memory for each process, 2 MiB to work in and 1 MiB of output" in words
+
+
+def test_limits_fit_this_machine() -> None:
+    assert limits_here(5).output == 5
+    assert limits_here(2**40).output == Limits().output
+    assert 0 < limits_here(5).scratch <= Limits().scratch
 
 
 @pytest.fixture
@@ -92,8 +106,10 @@ def guest(tmp_path: Path) -> Path:
         (root / name).mkdir(parents=True)
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / name).symlink_to(f"usr/{name}")
-    for name in ("sh", "cat", "touch", "ls", "mknod", "sleep", "mount", "head", "id", "ln", "env"):
+    for name in PROGRAMS:
         copy(Path("/usr/bin") / name, root)
+    (root / "etc/initramfs-tools/conf.d").mkdir(parents=True)
+    (root / "etc/initramfs-tools/initramfs.conf").write_text("MODULES=dep\n")
     return root
 
 
@@ -109,7 +125,7 @@ def copy(program: Path, root: Path) -> None:
 
 
 def built(guest: Path, script: str, tmp_path: Path, limits: Limits = PATIENT) -> bytes:
-    """What mkinitramfs, which is `script`, makes: $2 is where the result goes, $3 the version."""
+    """What mkinitramfs, which is `script`, makes: $4 is where the result goes, $5 the version."""
     tool = guest / "usr/sbin/mkinitramfs"
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
@@ -118,38 +134,64 @@ def built(guest: Path, script: str, tmp_path: Path, limits: Limits = PATIENT) ->
     try:
         return rebuild(guest, "initramfs-tools", KERNEL, work, limits)
     finally:
-        left = os.path.ismount(work), list(work.iterdir())
+        left = [mount.place for mount in table() if mount.is_within(str(work))]
         clear(work)
-        assert left == (False, [])
+        assert left == [] and [path for path in work.rglob("*") if not path.is_dir()] == []
 
 
 def test_what_the_tool_writes_is_taken(guest: Path, tmp_path: Path) -> None:
-    assert built(guest, 'echo "$1 $3" > "$2"', tmp_path) == f"-o {KERNEL}\n".encode()
+    said = built(guest, 'echo "$1 $2 $3 $5" > "$4"', tmp_path).decode()
+    assert said == f"-d /var/tmp/conf -o {KERNEL}\n"
+
+
+def test_mkinitramfs_does_not_look_for_hardware(guest: Path, tmp_path: Path) -> None:
+    assert built(guest, "cat $2/initramfs.conf $2/conf.d/zz-refloat > $4", tmp_path) == (
+        b"MODULES=dep\nMODULES=most\n"
+    )
+    assert [path.name for path in (guest / "etc/initramfs-tools").rglob("*")] == ["conf.d", "initramfs.conf"]
+
+
+def test_a_guest_that_is_mounted_without_programs(guest: Path, tmp_path: Path) -> None:
+    """As Refloat mounts one, /boot and all: the tool's view of it is another, and noexec holds for others."""
+    (guest / "boot").mkdir()
+    run(["mount", "--bind", str(guest), str(guest)])
+    # Where its parent is shared, as under systemd, what is mounted below would appear twice else.
+    run(["mount", "--make-private", str(guest)])
+    try:
+        run(["mount", "-o", "remount,bind,nosuid,nodev,noexec", str(guest)])
+        run(["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", str(guest / "boot")])
+        (guest / "boot/here").write_text("yes")
+        assert built(guest, "touch /boot/x && exit 0; cat /boot/here > $4", tmp_path) == b"yes"
+        with pytest.raises(PermissionError):
+            run([str(guest / "usr/bin/id")])
+    finally:
+        clear(guest)
 
 
 def test_what_a_killed_run_left_mounted_goes_first(guest: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    work.mkdir()
     for _ in range(2):
-        run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(work)])
-        (work / "out").mkdir()
-    assert built(guest, "echo yes > $2", tmp_path) == b"yes\n"
+        for name in ("root", "made"):
+            (work / name).mkdir(parents=True, exist_ok=True)
+            run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(work / name)])
+            (work / name / "out").mkdir()
+    assert built(guest, "echo yes > $4", tmp_path) == b"yes\n"
 
 
 HARMLESS = {
-    "the guest is not written": "touch /etc/x && exit 0; echo no > $2",
-    "nor below a mount point": "touch /boot/x && exit 0; echo no > $2",
-    "nor remounted": "mount -o remount,rw / && exit 0; echo no > $2",
-    "no device is made": "mknod /tmp/sda b 8 0 && exit 0; echo no > $2",
+    "the guest is not written": "touch /etc/x && exit 0; echo no > $4",
+    "nor below a mount point": "touch /boot/x && exit 0; echo no > $4",
+    "nor remounted": "mount -o remount,rw / && exit 0; echo no > $4",
+    "no device is made": "mknod /tmp/sda b 8 0 && exit 0; echo no > $4",
     "no device of this machine is there": "for one in /dev/sd* /dev/loop* /dev/vd* /dev/mem; do"
-    " test -e $one && exit 0; done; echo no > $2",
-    "no other process is seen": "test -e /proc/100000 -o $$ -gt 50 && exit 0; echo no > $2",
+    " test -e $one && exit 0; done; echo no > $4",
+    "no other process is seen": "test -e /proc/100000 -o $$ -gt 50 && exit 0; echo no > $4",
     "no network": "while read -r name rest; do case $name in lo:|Inter-*|face*) ;; *) exit 0;; esac; done"
-    " < /proc/net/dev; echo no > $2",
+    " < /proc/net/dev; echo no > $4",
     "no capability": "while read -r name value; do case $name in Cap???:) test $value = 0000000000000000 ||"
-    " exit 0;; esac; done < /proc/self/status; echo no > $2",
-    "no setting of the kernel": "(echo x > /proc/sys/kernel/hostname) && exit 0; echo no > $2",
-    "nothing of this machine's environment": 'test -n "$REFLOAT_SECRET" && exit 0; echo no > $2',
+    " exit 0;; esac; done < /proc/self/status; echo no > $4",
+    "no setting of the kernel": "(echo x > /proc/sys/kernel/hostname) && exit 0; echo no > $4",
+    "nothing of this machine's environment": 'test -n "$REFLOAT_SECRET" && exit 0; echo no > $4',
 }
 
 
@@ -164,13 +206,13 @@ def test_the_tool_can_do_no_harm(
 
 
 HOSTILE = {
-    "too much": ("cat /dev/zero > $2", "."),
-    "too much, and it says that all is well": ("cat /dev/zero > $2; exit 0", "."),
+    "too much": ("cat /dev/zero > $4", "."),
+    "too much, and it says that all is well": ("cat /dev/zero > $4; exit 0", "."),
     "too much to say": ("cat /dev/zero; exit 1", "status 1"),
     "a failure": ("echo 'no such module' >&2; exit 3", "status 3.*no such module"),
     "nothing": ("exit 0", "made no initramfs"),
-    "an empty file": (": > $2", "made no initramfs"),
-    "a symlink": ("ln -s /etc/passwd $2", "made no initramfs"),
+    "an empty file": (": > $4", "made no initramfs"),
+    "a symlink": ("ln -s /etc/passwd $4", "made no initramfs"),
     "no end": ("sleep 1000", "did not end within 2 s"),
 }
 
