@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from refloat.adapt import CHANNEL, note_status
@@ -30,7 +30,7 @@ from refloat.model import (
     Secrets,
     StatusChange,
 )
-from refloat.policy import Probe
+from refloat.probes import ask
 from refloat.remediation import status_at_the_end, status_of
 from refloat.reports import Lines, ReportRejected, check_boot, parse_report, sequence_of
 from refloat.run import Run
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 STABLE_FOR = 3.0  # seconds that the VM must keep running before validate ends; await-report watches on
 SCREENSHOT_EVERY = 20.0
 LISTEN_FOR = 1.0  # seconds in which each way of reports is asked once
-PROBE_WITHIN = 30.0  # seconds in which a probe is repeated after the guest's final report
 
 
 # ---------------------------------------------------------------- 13 validate
@@ -210,10 +209,10 @@ def _look_at_source(run: Run) -> None:
 
 
 def _probe(run: Run) -> None:
-    results = []
+    results: list[ProbeResult] = []
     for probe in run.policy.probes:
-        for address in [probe.address] if probe.address else _planned_addresses(run):
-            results.append(_probe_until(run, probe, address))
+        for address in [probe.address] if probe.address else _planned_addresses(run) or [""]:
+            results.append(ask(probe, address, partial(run.destination.reach, run.vm), run.abort_requested))
     known = run.load("findings", Findings) or Findings()
     run.save("findings", replace(known, probes=tuple(results)))
 
@@ -222,33 +221,3 @@ def _planned_addresses(run: Run) -> list[str]:
     return [
         address.partition("/")[0] for nic in run.plan.nics if nic.config for address in nic.config.addresses
     ]
-
-
-def _probe_until(run: Run, probe: Probe, address: str) -> ProbeResult:
-    """Repeats one probe until it answers: a service may come up after the report."""
-    deadline = time.monotonic() + PROBE_WITHIN
-    while True:
-        result = _probe_once(run, probe, address)
-        if result.answered or time.monotonic() >= deadline or run.abort_requested():
-            return result
-        time.sleep(1)
-
-
-def _probe_once(run: Run, probe: Probe, address: str) -> ProbeResult:
-    """Connects, and reads where bytes are expected: a forward accepts even when nobody is behind it."""
-    try:
-        with contextlib.closing(
-            socket.create_connection(run.destination.reach(run.vm, address, probe.port), timeout=10)
-        ) as connection:
-            wanted = probe.expect.encode()
-            got = b""
-            while len(got) < len(wanted):
-                more = connection.recv(len(wanted) - len(got))
-                if not more:
-                    break
-                got += more
-            answered = got == wanted
-            text = f"said {got.decode('utf-8', 'replace')!r}" if wanted else "the connection was accepted"
-    except (OSError, RefloatError) as error:
-        answered, text = False, str(error)
-    return ProbeResult(address, probe.port, answered, text, now())

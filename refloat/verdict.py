@@ -24,6 +24,7 @@ from refloat.model import (
     Plan,
     PlannedNic,
     PowerState,
+    ProbeKind,
     ProbeResult,
     Proof,
     Verdict,
@@ -66,6 +67,7 @@ def facets(
         _network(plan, promoted, findings, report),
         *((remediation_facet(plan, findings, reports),) if staged and plan.facts.windows else ()),
         *((_drivers(plan, report), _cleanup(report)) if staged else ()),
+        *_operators_own(findings),
     )
 
 
@@ -111,12 +113,10 @@ def _boot(plan: Plan, findings: Findings, reports: Sequence[GuestReport]) -> Fac
         text = f"boot {report.boot_id} reported after {report.uptime:.0f} s from root {report.root_device}"
         proofs.append(Proof(Observer.GUEST, True, text))
         return _facet("boot", True, [*proofs, *_one_boot(reports), *_system(report)])
-    answered = [probe for probe in findings.probes if probe.answered]
+    answered = [probe for probe in findings.probes if probe.proves_boot]
     if answered:
         # Outside evidence proves a boot, though not that it is the adapted guest's own word.
-        proofs += [
-            Proof(Observer.OPERATOR, True, f"{p.address}:{p.port} answered: {p.text}") for p in answered
-        ]
+        proofs += [Proof(Observer.OPERATOR, True, f"{p.what} answered: {p.text}") for p in answered]
         return _facet("boot", True, proofs)
     text = f"no report from inside the guest within {plan.report_deadline} s"
     return _facet("boot", True, [*proofs, Proof(Observer.GUEST, False, text)])
@@ -182,8 +182,9 @@ def _network(plan: Plan, promoted: Hardware, findings: Findings, report: GuestRe
     if report is not None:
         proofs += _gateways(plan, report)
     proofs += [
-        Proof(Observer.OPERATOR, probe.answered, f"{probe.address}:{probe.port} {_said(probe)}")
+        Proof(Observer.OPERATOR, probe.answered, f"{probe.what} {_said(probe)}")
         for probe in findings.probes
+        if _of_the_network(probe)
     ]
     return _facet("network", True, proofs)
 
@@ -269,7 +270,10 @@ def _named_servers(nic: PlannedNic, report: GuestReport) -> list[Proof]:
 
 
 def _said(probe: ProbeResult) -> str:
-    return f"{'answered' if probe.answered else 'did not answer'}: {probe.text}"
+    if not probe.asked:
+        return f"is not known: {probe.text}"
+    held = ("held", "did not hold") if probe.kind is ProbeKind.COMMAND else ("answered", "did not answer")
+    return f"{held[not probe.answered]}: {probe.text}"
 
 
 def _gateways(plan: Plan, report: GuestReport) -> list[Proof]:
@@ -294,6 +298,32 @@ def _gateways(plan: Plan, report: GuestReport) -> list[Proof]:
 
 def _answers(answers: bool) -> str:
     return "answers" if answers else "does not answer"
+
+
+# ---------------------------------------------------------------- the operator's own
+
+
+def _of_the_network(probe: ProbeResult) -> bool:
+    """Required, made, and of the network: it counts there, beside what the guest says of it."""
+    return probe.required and probe.asked and probe.kind is not ProbeKind.COMMAND
+
+
+def _operators_own(findings: Findings) -> tuple[Facet, ...]:
+    """The other probes: commands, the optional ones, and those that could not be made here. Of the last
+    neither success nor failure is known."""
+    probes = [probe for probe in findings.probes if not _of_the_network(probe)]
+    if not probes:
+        return ()
+    failed = [probe for probe in probes if probe.asked and not probe.answered]
+    state = FacetState.VERIFIED
+    if failed:
+        state = FacetState.FAILED
+    elif not all(probe.asked for probe in probes):
+        state = FacetState.UNVERIFIED
+    proofs = tuple(
+        Proof(Observer.OPERATOR, probe.answered, f"{probe.what} {_said(probe)}") for probe in probes
+    )
+    return (Facet("probes", state, any(probe.required for probe in failed), proofs),)
 
 
 # ---------------------------------------------------------------- drivers, clean-up

@@ -107,15 +107,62 @@ class StatusChange:
     why: str
 
 
+class ProbeKind(StrEnum):
+    TCP = "tcp"
+    HTTP = "http"
+    ICMP = "icmp"
+    COMMAND = "command"
+
+
 @dataclass(frozen=True)
 class ProbeResult:
-    """An outside check by the hub: did the address answer, through the platform's network?"""
+    """A check of the operator's own, made by the hub: did it hold, through the platform's network?
+
+    `asked` is False where it could not be made here, whatever the guest is: then `text` says why, and
+    neither its success nor its failure is known. `port` is 0 where there is none.
+    """
 
     address: str
     port: int
     answered: bool
     text: str
     at: str
+    kind: ProbeKind = ProbeKind.TCP
+    name: str = ""
+    required: bool = True
+    asked: bool = True
+    tries: int = 1
+
+    @property
+    def what(self) -> str:
+        """What was asked, in words."""
+        if self.name:
+            return self.name
+        where = f"[{self.address}]" if ":" in self.address and self.port else self.address
+        where = f"{where}:{self.port}" if self.port else where
+        return where if self.kind is ProbeKind.TCP else f"{self.kind} {where}".rstrip()
+
+    @property
+    def proves_boot(self) -> bool:
+        """A program in the guest answered. An echo is answered by a kernel that found no root, too, and what
+        a command looks at is not known."""
+        return self.answered and self.kind in (ProbeKind.TCP, ProbeKind.HTTP)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the console began to show at `at`: a state of console_states.py by its name, and the words by
+    which it was recognised, read from the screen or the serial line. They are the guest's: untrusted text.
+
+    An empty `state` says that what stood there is gone, and that nothing else was recognised. `picture` is
+    a file among the job's screenshots, if there is one.
+    """
+
+    state: str
+    words: str
+    at: str
+    where: str = "screen"
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,13 +170,14 @@ class Findings:
     """What was seen from outside after the start; screenshots are files of the job.
 
     `source` is what the source's platform said of the protected VM at the end, None where nobody answered
-    there: then `source_word` is the operator's for it.
+    there: then `source_word` is the operator's for it. `console` has a record for each change.
     """
 
     observations: tuple[Observation, ...] = ()
     probes: tuple[ProbeResult, ...] = ()
     source: PowerState | None = None
     source_word: str = ""
+    console: tuple[Sight, ...] = ()
 
 
 class Observer(StrEnum):

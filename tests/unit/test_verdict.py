@@ -26,6 +26,7 @@ from refloat.model import (
     Plan,
     PlannedNic,
     PowerState,
+    ProbeKind,
     ProbeResult,
     Verdict,
     Word,
@@ -223,3 +224,56 @@ def test_an_adapter_that_stayed_offline_is_told_with_the_reason() -> None:
 def test_a_silent_ipv6_gateway_is_no_failure_in_a_test() -> None:
     nic, report, _ = CASES["an IPv6 gateway that is silent"]
     assert network(report, nic, Mode.TEST).state is FacetState.VERIFIED
+
+
+# ---------------------------------------------------------------- the operator's own probes
+
+
+def probed(kind: ProbeKind, answered: bool, required: bool = True, asked: bool = True) -> ProbeResult:
+    return ProbeResult("10.20.30.40", 443, answered, "said so", "", kind, "", required, asked)
+
+
+OUTCOMES = [
+    (answered, required, asked)
+    for answered, required, asked in itertools.product((True, False), repeat=3)
+    if asked or not answered
+]
+
+
+@pytest.mark.parametrize("kind", ProbeKind)
+@pytest.mark.parametrize(("answered", "required", "asked"), OUTCOMES)
+def test_one_probe_of_every_kind_and_outcome(
+    kind: ProbeKind, answered: bool, required: bool, asked: bool
+) -> None:
+    """Failed: at least partial. Not asked: it is not known, so partial. Never a success without all."""
+    result = found(findings=replace(FINDINGS, probes=(probed(kind, answered, required, asked),)))
+    if answered:
+        assert result.word is Word.SUCCEEDED
+    elif asked and required:
+        assert result.word is Word.FAILED
+    else:
+        assert result.word is Word.PARTIAL
+    mine = [proof for facet in result.facets for proof in facet.proofs if proof.observer == "operator"]
+    assert len(mine) == 1 and mine[0].holds is answered
+
+
+def test_two_probes_in_all_combinations() -> None:
+    for first, second in itertools.product(itertools.product(ProbeKind, OUTCOMES), repeat=2):
+        probes = (probed(first[0], *first[1]), probed(second[0], *second[1]))
+        word = found(findings=replace(FINDINGS, probes=probes)).word
+        assert (word is Word.SUCCEEDED) == all(probe.answered for probe in probes)
+        assert (word is Word.FAILED) == any(
+            probe.asked and probe.required and not probe.answered for probe in probes
+        )
+
+
+@pytest.mark.parametrize("kind", ProbeKind)
+def test_what_proves_a_boot_without_any_report(kind: ProbeKind) -> None:
+    """A program in the guest answered. An echo or a command says less."""
+    word = found(None, replace(FINDINGS, probes=(probed(kind, True),))).word
+    assert word is (Word.PARTIAL if kind in (ProbeKind.TCP, ProbeKind.HTTP) else Word.FAILED)
+
+
+def test_a_probe_that_was_not_asked_says_why() -> None:
+    result = found(findings=replace(FINDINGS, probes=(probed(ProbeKind.ICMP, False, True, False),)))
+    assert result.reasons == ("probes unverified: operator: icmp 10.20.30.40:443 is not known: said so",)
