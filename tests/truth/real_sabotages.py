@@ -1,0 +1,239 @@
+"""The table for real guests: each row makes a booted guest, or its platform, wrong in one way.
+
+`guest` is a shell script that the controller runs as root after the adaptation, in the root directory of the
+replica; so it does what a defect of the adaptation, a damaged disk or a careless administrator would do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import libvirt
+
+from refloat.destinations.libvirt import LibvirtDestination
+from refloat.lab.estate import SYSTEM_SERIAL
+from refloat.lab.layout import SOURCE_ADDRESS, Lab
+from refloat.model import AttachedDisk, AttachedNic, DiskBus, Mode, Word
+
+F, P = Word.FAILED, Word.PARTIAL
+HALF = "never said that its boot ended"
+NO_PROBE = f"{SOURCE_ADDRESS}:22 did not answer"
+OTHER_MAC = "52:54:00:de:ad:01"
+
+# Seconds. A guest that says nothing is waited for that long; one that ends its boot ends the wait.
+SILENCE = 75
+LONG = 300  # systemd looks 90 s for a device that is not there
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sabotage strikes: the recovered VM at the real platform."""
+
+    lab: Lab
+    destination: LibvirtDestination
+
+    @property
+    def vm(self) -> str:
+        return self.lab.controller_vm
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        return self.destination._connection.get()
+
+    @property
+    def domain(self) -> libvirt.virDomain:
+        return self.connection.lookupByName(self.vm)
+
+
+Meddle = Callable[[Place], None]
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """`at_start` happens to the VM just before it runs, `running` just after. The verdict must be `word` and
+    name the `cause`. `probed`: by the lab's policy, which costs half a minute where nobody answers. `quick`:
+    one of those that every run of the tests has."""
+
+    name: str
+    cause: str
+    word: Word = F
+    guest: str = ""
+    at_start: Meddle | None = None
+    running: Meddle | None = None
+    mode: Mode = Mode.TEST
+    deadline: int = SILENCE
+    probed: bool = True
+    quick: bool = False
+
+
+# ---------------------------------------------------------------- in the guest
+
+
+def kernel_line(words: str) -> str:
+    """A sed command for every kernel line of grub.cfg."""
+    return f"sed -i '/^[[:space:]]*linux[[:space:]]/{words}' boot/grub/grub.cfg\n"
+
+
+LINES_CHANGED = "test $(grep -c '^[[:space:]]*linux.*{}' boot/grub/grub.cfg) -ge 2\n"
+
+NO_VIRTIO = """
+python3 -I -S - boot/initrd.img-* <<'END'
+import os, sys
+(path,) = sys.argv[1:]
+with open(path, "rb") as file:
+    ours = file.read().index(b"070701")  # its own archive is compressed
+assert ours > 1 << 20, ours
+os.truncate(path, ours)
+END
+"""
+HALF_AN_INITRD = """
+for initrd in boot/initrd.img-*; do truncate -s $(($(stat -c %s "$initrd") / 2)) "$initrd"; done
+"""
+NO_SUCH_ROOT = kernel_line("s# root=[^ ]*# root=UUID=00000000-0000-4000-8000-00000000dead#") + (
+    LINES_CHANGED.format("root=UUID=0000.*dead")
+)
+PANICS = kernel_line("s#$# init=/bin/false#") + LINES_CHANGED.format("init=/bin/false")
+EMERGENCY = kernel_line("s#$# systemd.unit=emergency.target systemd.mask=refloat-report.service#") + (
+    LINES_CHANGED.format("emergency.target")
+)
+FSTAB_HANGS = "echo 'UUID=00000000-0000-4000-8000-00000000dead /srv/gone ext4 defaults 0 2' >>etc/fstab\n"
+MASKED = """
+test -f etc/systemd/system/refloat-report.service
+ln -sf /dev/null etc/systemd/system/refloat-report.service
+"""
+
+
+def in_script(old: str, new: str, file: str = "firstboot.sh") -> str:
+    """One line of the staged script is another one."""
+    path = f"etc/refloat/{file}"
+    return f"test $(grep -c -x '{old}' {path}) = 1\nsed -i 's@^{old}$@{new}@' {path}\n"
+
+
+KILLED = in_script("    wait_for_gateway", "    kill -9 $$")
+HANGS = in_script("    wait_for_gateway", "    sleep 100000")
+REBOOTS = in_script("    wait_for_gateway", "    sleep 3; reboot -f")
+OTHER_NONCE = "sed -i \"s/^NONCE=.*/NONCE='of-another-boot'/\" etc/refloat/secrets\n"
+OTHER_JOB = "sed -i \"s/^JOB=.*/JOB='lab-web-000000'/\" etc/refloat/firstboot.conf\n"
+OTHER_GATEWAY = """
+grep -q 'gateway 10.20.30.2$' etc/refloat/network/0
+sed -i 's/gateway 10.20.30.2$/gateway 10.20.30.99/' etc/refloat/network/0
+"""
+# The guest has another address, and its report is made to say that it has the planned one.
+LIES = """
+grep -q 'address 10.20.30.40/24' etc/refloat/network/0
+sed -i 's#address 10.20.30.40/24#address 10.20.30.77/24#' etc/refloat/network/0
+sed -i 's#ip -o addr show 2>/dev/null#ip -o addr show | sed s/30[.]77/30.40/#' etc/refloat/facts.sh
+grep -q -F '30[.]77' etc/refloat/facts.sh
+"""
+
+
+# ---------------------------------------------------------------- at the platform
+
+
+def data_disk_left_out(place: Place) -> None:
+    place.destination.set_disks(place.vm, place.destination.hardware(place.vm).disks[:1])
+
+
+def controllers_disk_first(place: Place) -> None:
+    own = AttachedDisk("rf-controller", str(place.lab.images / "controller.raw"), DiskBus.VIRTIO_BLK)
+    disks = place.destination.hardware(place.vm).disks
+    place.destination.set_disks(place.vm, (own, *disks))
+
+
+def another_mac(place: Place) -> None:
+    nics = place.destination.hardware(place.vm).nics
+    place.destination.set_nics(place.vm, [AttachedNic(OTHER_MAC, nic.network, nic.model) for nic in nics])
+
+
+def no_adapter(place: Place) -> None:
+    place.destination.set_nics(place.vm, [])
+
+
+def redefined(change: Callable[[ET.Element], None]) -> Meddle:
+    """By the platform's own means: what Refloat's definition cannot say."""
+
+    def act(place: Place) -> None:
+        root = ET.fromstring(place.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        change(root)
+        place.connection.defineXML(ET.tostring(root, encoding="unicode"))
+
+    return act
+
+
+def read_only_disk(root: ET.Element) -> None:
+    disk = next(one for one in root.iter("disk") if one.findtext("serial") == SYSTEM_SERIAL)
+    ET.SubElement(disk, "readonly")
+
+
+def no_channel(root: ET.Element) -> None:
+    devices = root.find("devices")
+    assert devices is not None
+    for channel in devices.findall("channel"):
+        devices.remove(channel)
+
+
+def suspend(place: Place) -> None:
+    place.domain.suspend()
+
+
+def kill_qemu(place: Place) -> None:
+    os.kill(int(Path(f"/run/libvirt/qemu/{place.vm}.pid").read_text()), signal.SIGKILL)
+
+
+def unplug_cable(place: Place) -> None:
+    nic = ET.fromstring(place.domain.XMLDesc(0)).find("devices/interface")
+    assert nic is not None
+    ET.SubElement(nic, "link", state="down")
+    place.domain.updateDeviceFlags(ET.tostring(nic, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def start_source(place: Place) -> None:
+    place.connection.lookupByName(place.lab.source_vm).create()
+
+
+# ---------------------------------------------------------------- the table
+
+SILENT = "no report from inside the guest"
+
+ROWS = (
+    # It does not come up.
+    Sabotage("virtio-module-missing", SILENT, guest=NO_VIRTIO, probed=False),
+    Sabotage("root-uuid-wrong", SILENT, guest=NO_SUCH_ROOT, probed=False),
+    Sabotage("initrd-truncated", SILENT, guest=HALF_AN_INITRD, probed=False),
+    Sabotage("kernel-panic", SILENT, guest=PANICS, probed=False),
+    Sabotage("emergency-shell", SILENT, guest=EMERGENCY, probed=False),
+    Sabotage("controller-disk-boots", SILENT, at_start=controllers_disk_first, probed=False),
+    Sabotage("vm-paused-by-its-host", "is paused", running=suspend, probed=False, quick=True),
+    Sabotage("vm-killed", "is off", running=kill_qemu, probed=False, quick=True),
+    # It comes up half.
+    Sabotage("fstab-entry-hangs", "/srv/gone is not mounted", guest=FSTAB_HANGS, deadline=LONG),
+    Sabotage("disk-left-out", "/srv/data is not mounted", at_start=data_disk_left_out, deadline=LONG),
+    Sabotage("disk-read-only", "", at_start=redefined(read_only_disk), deadline=LONG),
+    Sabotage("reboot-loop", "restarted", guest=REBOOTS, deadline=180),
+    Sabotage("script-killed-half-way", HALF, P, guest=KILLED),
+    Sabotage("script-hangs", HALF, P, guest=HANGS),
+    # It comes up, and nobody hears that it did: an answer of its network is no word of the guest.
+    Sabotage("first-boot-unit-masked", SILENT, P, guest=MASKED),
+    Sabotage("no-channel", SILENT, P, at_start=redefined(no_channel)),
+    Sabotage("nonce-of-another-boot", "wrong nonce", P, guest=OTHER_NONCE),
+    Sabotage("report-of-another-job", "from another job", P, guest=OTHER_JOB),
+    # Its network.
+    Sabotage("another-mac", "no adapter has the planned MAC", at_start=another_mac, deadline=LONG),
+    Sabotage("adapter-left-out", "no adapter has the planned MAC", at_start=no_adapter, deadline=LONG),
+    Sabotage("cable-unplugged", "not linked", running=unplug_cable, deadline=LONG),
+    Sabotage("address-absent-and-report-lies", NO_PROBE, guest=LIES, deadline=LONG, quick=True),
+    Sabotage(
+        "gateway-unreachable",
+        "gateway 10.20.30.99 does not answer",
+        guest=OTHER_GATEWAY,
+        mode=Mode.PLANNED,
+        deadline=LONG,
+    ),
+    # The other side.
+    Sabotage("source-still-runs", "source failed", running=start_source, mode=Mode.PLANNED, deadline=LONG),
+)
