@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 STABLE_FOR = 3.0  # seconds that the VM must keep running before validate ends; await-report watches on
 SCREENSHOT_EVERY = 20.0
 LISTEN_FOR = 1.0  # seconds in which each way of reports is asked once
+MOST_REJECTED = 8  # reasons that are kept
 
 
 # ---------------------------------------------------------------- 13 validate
@@ -158,12 +159,20 @@ def _take(run: Run, line: bytes, ear: _Ear) -> None:
             ear.acknowledge(sequence)
             return
         run.progress(message=f"a report was rejected: {error.message}")
+        _note_rejected(run, error.message)
         return
     run.save("reports", (*known, report))
     note_status(run, status_of(report), f"report {report.sequence} of the guest")
     run.kill_point("await-report")
     ear.acknowledge(report.sequence)
     run.progress(guest=_heard(report), uptime=report.uptime)
+
+
+def _note_rejected(run: Run, why: str) -> None:
+    """Each reason once, and few of them: a guest may send what it likes, as often as it likes."""
+    known = run.load("findings", Findings) or Findings()
+    if why not in known.rejected and len(known.rejected) < MOST_REJECTED:
+        run.save("findings", replace(known, rejected=(*known.rejected, why)))
 
 
 def _heard(report: GuestReport) -> str:

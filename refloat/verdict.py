@@ -50,8 +50,13 @@ def verdict(facets: Sequence[Facet]) -> Verdict:
 
 def _reason(facet: Facet) -> str:
     against = [proof for proof in facet.proofs if not proof.holds]
-    said = "; ".join(f"{proof.observer}: {proof.text}" for proof in against) or "no evidence"
+    said = "; ".join(f"{proof.observer}: {proof.text}" for proof in against) or _missing(facet)
     return f"{facet.name} {facet.state}: {said}"
+
+
+def _missing(facet: Facet) -> str:
+    """Of a facet that nothing speaks against: what would have had to speak for it."""
+    return "no evidence" if facet.name == "source" else "no report from inside the guest"
 
 
 def facets(
@@ -113,13 +118,19 @@ def _boot(plan: Plan, findings: Findings, reports: Sequence[GuestReport]) -> Fac
         text = f"boot {report.boot_id} reported after {report.uptime:.0f} s from root {report.root_device}"
         proofs.append(Proof(Observer.GUEST, True, text))
         return _facet("boot", True, [*proofs, *_one_boot(reports), *_system(report)])
+    rejected = _rejected(findings)
     answered = [probe for probe in findings.probes if probe.proves_boot]
-    if answered:
+    if answered and not rejected:
         # Outside evidence proves a boot, though not that it is the adapted guest's own word.
         proofs += [Proof(Observer.OPERATOR, True, f"{p.what} answered: {p.text}") for p in answered]
         return _facet("boot", True, proofs)
     text = f"no report from inside the guest within {plan.report_deadline} s"
-    return _facet("boot", True, [*proofs, Proof(Observer.GUEST, False, text)])
+    return _facet("boot", True, [*proofs, Proof(Observer.GUEST, False, text), *rejected])
+
+
+def _rejected(findings: Findings) -> list[Proof]:
+    """Where no report was accepted: something speaks in there, and it is not what this job prepared."""
+    return [Proof(Observer.GUEST, False, f"a report was rejected: {why}") for why in findings.rejected]
 
 
 def _one_boot(reports: Sequence[GuestReport]) -> list[Proof]:

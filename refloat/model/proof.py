@@ -170,7 +170,8 @@ class Findings:
     """What was seen from outside after the start; screenshots are files of the job.
 
     `source` is what the source's platform said of the protected VM at the end, None where nobody answered
-    there: then `source_word` is the operator's for it. `console` has a record for each change.
+    there: then `source_word` is the operator's for it. `console` has a record for each change. `rejected` says
+    why what came as a report was none of this boot, each reason once.
     """
 
     observations: tuple[Observation, ...] = ()
@@ -178,6 +179,7 @@ class Findings:
     source: PowerState | None = None
     source_word: str = ""
     console: tuple[Sight, ...] = ()
+    rejected: tuple[str, ...] = ()
 
 
 class Observer(StrEnum):

@@ -217,11 +217,12 @@ ROWS = (
     Sabotage("reboot-loop", "restarted", guest=REBOOTS, deadline=180),
     Sabotage("script-killed-half-way", HALF, P, guest=KILLED),
     Sabotage("script-hangs", HALF, P, guest=HANGS),
-    # It comes up, and nobody hears that it did: an answer of its network is no word of the guest.
+    # It comes up, and nobody hears of it: that its network answers is no word of the guest. What has another
+    # boot's words is another boot.
     Sabotage("first-boot-unit-masked", SILENT, P, guest=MASKED),
     Sabotage("no-channel", SILENT, P, at_start=redefined(no_channel)),
-    Sabotage("nonce-of-another-boot", "wrong nonce", P, guest=OTHER_NONCE),
-    Sabotage("report-of-another-job", "from another job", P, guest=OTHER_JOB),
+    Sabotage("nonce-of-another-boot", "wrong nonce", guest=OTHER_NONCE),
+    Sabotage("report-of-another-job", "from another job", guest=OTHER_JOB),
     # Its network.
     Sabotage("another-mac", "no adapter has the planned MAC", at_start=another_mac, deadline=LONG),
     Sabotage("adapter-left-out", "no adapter has the planned MAC", at_start=no_adapter, deadline=LONG),

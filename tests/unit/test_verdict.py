@@ -88,10 +88,24 @@ def test_no_facets_at_all_is_no_success() -> None:
     assert verdict(()).word is Word.FAILED
 
 
+def test_what_keeps_a_silent_guest_from_success_is_named() -> None:
+    answers = found(None)
+    assert "boot unverified: no report from inside the guest" in answers.reasons
+    foreign = found(None, replace(FINDINGS, rejected=("from another job",)))
+    assert any("a report was rejected: from another job" in reason for reason in foreign.reasons)
+    assert found(REPORT, replace(FINDINGS, rejected=("not JSON",))).word is Word.SUCCEEDED
+
+
 SILENT = replace(FINDINGS, probes=())
 SABOTAGE = {
     "no report, nothing answers": (None, SILENT, Word.FAILED, "boot"),
     "no report, but the address answers": (None, FINDINGS, Word.PARTIAL, "disks"),
+    "reports of another boot, and the address answers": (
+        None,
+        replace(FINDINGS, rejected=("wrong nonce",)),
+        Word.FAILED,
+        "boot",
+    ),
     "the VM stopped": (
         REPORT,
         replace(FINDINGS, observations=(Observation(PowerState.OFF, "crashed"),)),
