@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,20 +16,31 @@ import yaml
 
 from refloat.command import run
 from refloat.config import load_config
+from refloat.controller.client import ControllerClient, Progress
+from refloat.controller.ssh import SshLink
 from refloat.destinations.base import Destination
 from refloat.destinations.libvirt import LibvirtDestination
 from refloat.estate import Estate
 from refloat.hub import Hub
 from refloat.lab.estate import SYSTEM_SERIAL, TARGET
 from refloat.lab.layout import CONTROLLER_ADDRESS, Lab
-from refloat.model import JobState, Mode, PowerState
+from refloat.model import (
+    Adaptation,
+    AdaptRequest,
+    AttachedDisk,
+    GuestFacts,
+    JobState,
+    Mode,
+    PowerState,
+    Target,
+)
 from refloat.platforms import Platforms
 from tests.system.rig import sha256
-from tests.truth.real_sabotages import Meddle, Place, Sabotage
+from tests.truth.real_sabotages import Place, Sabotage
 
 WITHIN = 600.0  # seconds
 
-Hook = Callable[[LibvirtDestination], None]
+Hook = Callable[[], None]
 
 # Runs in the controller: a script in the guest's root, on the disk that the recovered VM will have.
 _IN_REPLICA = """set -eu
@@ -40,24 +54,26 @@ sync
 """
 
 
-WHEN = ("before_stop", "before_start", "after_start")
+WHEN = ("in_adapt", "before_stop", "in_reorder", "before_start", "after_start")
 
 
 @dataclass
 class Hooks:
-    """What happens to the VM that becomes the recovered one: before the controller is stopped, before the
-    recovered VM runs, and once it does."""
+    """What happens, once each: in the middle of the adaptation, before the controller is stopped, before its
+    disks change places, before the recovered VM runs, and once it does."""
 
+    in_adapt: Hook | None = None
     before_stop: Hook | None = None
+    in_reorder: Hook | None = None
     before_start: Hook | None = None
     after_start: Hook | None = None
     done: list[str] = field(default_factory=list)
 
-    def fire(self, name: str, destination: LibvirtDestination) -> None:
+    def fire(self, name: str) -> None:
         hook: Hook | None = getattr(self, name)
         if hook is not None and name not in self.done:
             self.done.append(name)
-            hook(destination)
+            hook()
 
 
 class Meddled(LibvirtDestination):
@@ -65,19 +81,36 @@ class Meddled(LibvirtDestination):
 
     def stop(self, vm: str, graceful: float) -> None:
         if self.power_state(vm) is PowerState.RUNNING and not self._is_recovered(vm):
-            self.hooks.fire("before_stop", self)
+            self.hooks.fire("before_stop")
         super().stop(vm, graceful)
+
+    def set_disks(self, vm: str, disks: Sequence[AttachedDisk]) -> None:
+        if disks[0].serial == SYSTEM_SERIAL:
+            self.hooks.fire("in_reorder")
+        super().set_disks(vm, disks)
 
     def start(self, vm: str) -> None:
         recovered = self._is_recovered(vm)
         if recovered and self.power_state(vm) is PowerState.OFF:
-            self.hooks.fire("before_start", self)
+            self.hooks.fire("before_start")
         super().start(vm)
         if recovered:
-            self.hooks.fire("after_start", self)
+            self.hooks.fire("after_start")
 
     def _is_recovered(self, vm: str) -> bool:
         return self.hardware(vm).disks[0].serial == SYSTEM_SERIAL
+
+
+class MeddledController(ControllerClient):
+    hooks: Hooks
+
+    def adapt(self, request: AdaptRequest, facts: GuestFacts, progress: Progress | None = None) -> Adaptation:
+        def passed(data: dict[str, Any]) -> None:
+            self.hooks.fire("in_adapt")
+            if progress:
+                progress(data)
+
+        return super().adapt(request, facts, passed)
 
 
 class MeddledPlatforms(Platforms):
@@ -100,9 +133,13 @@ class MeddledPlatforms(Platforms):
         known.hooks = self.hooks
         return known
 
-
-def _meddle(act: Meddle, place: Place, _: LibvirtDestination) -> None:
-    act(place)
+    def controller(self, target: Target) -> MeddledController:
+        known = super().controller(target)
+        if not isinstance(known, MeddledController):
+            known.__class__ = MeddledController
+        assert isinstance(known, MeddledController)
+        known.hooks = self.hooks
+        return known
 
 
 class RealSite:
@@ -127,17 +164,23 @@ class RealSite:
         data["policies"]["lab"] |= fields
         return Estate.model_validate(data)
 
-    def hook(self, row: Sabotage) -> list[str]:
+    @property
+    def place(self) -> Place:
+        return Place(self.lab, self.platforms.real)
+
+    def hook(self, hooks: Hooks) -> list[str]:
         """For the next failover; what will have happened then."""
-        place = Place(self.lab, self.platforms.real)
-        self.platforms.hooks = hooks = Hooks()
-        if row.guest:
-            hooks.before_stop = lambda there: self.in_replica(there, row.guest)
-        if row.at_start:
-            hooks.before_start = partial(_meddle, row.at_start, place)
-        if row.running:
-            hooks.after_start = partial(_meddle, row.running, place)
+        self.platforms.hooks = hooks
         return [name for name in WHEN if getattr(hooks, name)]
+
+    def sabotage(self, row: Sabotage) -> list[str]:
+        return self.hook(
+            Hooks(
+                before_stop=partial(self.in_replica, row.guest) if row.guest else None,
+                before_start=partial(row.at_start, self.place) if row.at_start else None,
+                after_start=partial(row.running, self.place) if row.running else None,
+            )
+        )
 
     def replica(self) -> dict[str, str]:
         """The replica's disks by their hashes."""
@@ -149,9 +192,12 @@ class RealSite:
         self.hub.start_sync(TARGET)
         self.until(lambda: not self.hub.target(TARGET).holder, "the end of the sync")
 
+    def start(self, mode: Mode) -> str:
+        return self.hub.start_failover(TARGET, mode).id
+
     def fail_over(self, mode: Mode) -> str:
         """The job, at rest with its verdict."""
-        job = self.hub.start_failover(TARGET, mode).id
+        job = self.start(mode)
         self.rest(job, JobState.AWAITING_COMMIT, JobState.TEST_ACTIVE)
         return job
 
@@ -177,13 +223,28 @@ class RealSite:
 
     # ------------------------------------------------------------ the controller
 
-    def in_controller(self, destination: LibvirtDestination, script: str) -> str:
-        host, port = destination.reach(self.lab.controller_vm, CONTROLLER_ADDRESS, 22)
+    @property
+    def controller(self) -> MeddledController:
+        return self.platforms.controller(self.hub.estate.target(TARGET))
+
+    def drop_ssh(self) -> None:
+        """Kills every ssh process of the hub's to the controller."""
+        link = self.controller._link
+        assert isinstance(link, SshLink)
+        socket = str(link._socket()).encode()
+        for one in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = one.read_bytes()
+                if words.startswith(b"ssh") and socket in words:
+                    os.kill(int(one.parent.name), signal.SIGKILL)
+
+    def in_controller(self, script: str) -> str:
+        host, port = self.platforms.real.reach(self.lab.controller_vm, CONTROLLER_ADDRESS, 22)
         options = ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null")
         argv = ["ssh", "-F", "none", "-i", str(self.lab.keys / "controller"), "-p", str(port)]
         argv += [part for option in (*options, "LogLevel=ERROR") for part in ("-o", option)]
         return run([*argv, f"root@{host}", "sh", "-x"], input=script.encode(), timeout=120).text
 
-    def in_replica(self, destination: LibvirtDestination, script: str) -> None:
+    def in_replica(self, script: str) -> None:
         """A shell script in the root directory of the adapted guest, before it ever ran."""
-        self.in_controller(destination, _IN_REPLICA.format(serial=SYSTEM_SERIAL, script=script))
+        self.in_controller(_IN_REPLICA.format(serial=SYSTEM_SERIAL, script=script))

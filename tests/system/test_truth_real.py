@@ -37,7 +37,7 @@ def verdict_of(site: RealSite, row: Sabotage) -> Verdict:
     what it was, or where the sabotage did not happen."""
     before = site.replica()
     site.policy(report_deadline=row.deadline, **({} if row.probed else {"probes": []}))
-    wanted = site.hook(row)
+    wanted = site.sabotage(row)
     job = site.fail_over(row.mode)
     verdict = site.hub.outcome(job)[1]
     done, site.platforms.hooks = site.platforms.hooks.done, Hooks()
