@@ -248,3 +248,16 @@ class RealSite:
     def in_replica(self, script: str) -> None:
         """A shell script in the root directory of the adapted guest, before it ever ran."""
         self.in_controller(_IN_REPLICA.format(serial=SYSTEM_SERIAL, script=script))
+
+
+def processes(vm: str) -> list[str]:
+    """Of QEMU, by what libvirt calls the guest on its command line."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = one.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.startswith(b"guest=%b," % vm.encode()) for word in words):
+            found.append(one.parent.name)
+    return found

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from refloat.lab.estate import TARGET
 from refloat.lab.hub import start_hub, stop_hub
 from refloat.model import JobState, Mode, PowerState, TargetState, Word
 from tests.system import libvirtd
-from tests.system.real_site import Hooks, RealSite
+from tests.system.real_site import Hooks, RealSite, processes
 from tests.system.rig import Rig
 from tests.truth.real_sabotages import kill_qemu
 
@@ -189,19 +188,6 @@ def unharmed(site: RealSite, before: dict[str, str]) -> None:
 
 def no_exports(site: RealSite) -> bool:
     return site.controller.open_exports() == ()
-
-
-def processes(vm: str) -> list[str]:
-    """Of QEMU, by what libvirt calls the guest on its command line."""
-    found = []
-    for one in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = one.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.startswith(b"guest=%b," % vm.encode()) for word in words):
-            found.append(one.parent.name)
-    return found
 
 
 def kill_controller(site: RealSite) -> Callable[[], None]:

@@ -202,18 +202,18 @@ SILENT = "no report from inside the guest"
 
 ROWS = (
     # It does not come up.
-    Sabotage("virtio-module-missing", SILENT, guest=NO_VIRTIO, probed=False),
-    Sabotage("root-uuid-wrong", SILENT, guest=NO_SUCH_ROOT, probed=False),
-    Sabotage("initrd-truncated", SILENT, guest=HALF_AN_INITRD, probed=False),
-    Sabotage("kernel-panic", SILENT, guest=PANICS, probed=False),
-    Sabotage("emergency-shell", SILENT, guest=EMERGENCY, probed=False),
+    Sabotage("virtio-module-missing", "shell of the initramfs", guest=NO_VIRTIO, probed=False),
+    Sabotage("root-uuid-wrong", "shell of the initramfs", guest=NO_SUCH_ROOT, probed=False),
+    Sabotage("initrd-truncated", "a kernel panic", guest=HALF_AN_INITRD, probed=False),
+    Sabotage("kernel-panic", "a kernel panic", guest=PANICS, probed=False),
+    Sabotage("emergency-shell", "the emergency or rescue shell", guest=EMERGENCY, probed=False),
     Sabotage("controller-disk-boots", SILENT, at_start=controllers_disk_first, probed=False),
     Sabotage("vm-paused-by-its-host", "is paused", running=suspend, probed=False, quick=True),
     Sabotage("vm-killed", "is off", running=kill_qemu, probed=False, quick=True),
     # It comes up half.
     Sabotage("fstab-entry-hangs", "/srv/gone is not mounted", guest=FSTAB_HANGS, deadline=LONG),
     Sabotage("disk-left-out", "/srv/data is not mounted", at_start=data_disk_left_out, deadline=LONG),
-    Sabotage("disk-read-only", "", at_start=redefined(read_only_disk), deadline=LONG),
+    Sabotage("disk-read-only", "mounted", at_start=redefined(read_only_disk), deadline=LONG),
     Sabotage("reboot-loop", "restarted", guest=REBOOTS, deadline=180),
     Sabotage("script-killed-half-way", HALF, P, guest=KILLED),
     Sabotage("script-hangs", HALF, P, guest=HANGS),
@@ -236,5 +236,5 @@ ROWS = (
         deadline=LONG,
     ),
     # The other side.
-    Sabotage("source-still-runs", "source failed", running=start_source, mode=Mode.PLANNED, deadline=LONG),
+    Sabotage("source-still-runs", "-source is running", running=start_source, mode=Mode.PLANNED, deadline=LONG),
 )
