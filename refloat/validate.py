@@ -10,12 +10,11 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 from refloat.adapt import CHANNEL, note_status
 from refloat.clock import now, seconds_between
+from refloat.console_watch import Watch
 from refloat.destinations.base import Channel
 from refloat.errors import RefloatError
 from refloat.fence import override
@@ -39,7 +38,7 @@ from refloat.verdict import facets, verdict
 log = logging.getLogger(__name__)
 
 STABLE_FOR = 3.0  # seconds that the VM must keep running before validate ends; await-report watches on
-SCREENSHOT_EVERY = 20.0
+LISTEN_ANEW = 20.0  # seconds after which the ways of reports are opened again
 LISTEN_FOR = 1.0  # seconds in which each way of reports is asked once
 MOST_REJECTED = 8  # reasons that are kept
 
@@ -54,7 +53,7 @@ def validate(run: Run) -> None:
     while seen.power is PowerState.RUNNING and time.monotonic() < deadline:
         time.sleep(0.5)
         seen = run.destination.observe(run.vm)
-    _screenshot(run, "start")
+    Watch(run).look("start")
     _add_observation(run, seen)
 
 
@@ -63,11 +62,12 @@ def validate(run: Run) -> None:
 
 def await_report(run: Run) -> None:
     """Waits for the guest's final report or the deadline, probes from outside, and finds the verdict."""
+    watch = Watch(run)
     if run.plan.decision.action is Action.ADAPT:
-        _hear_guest(run)
+        _hear_guest(run, watch)
     _add_observation(run, run.destination.observe(run.vm))
-    _screenshot(run, "end")
-    _probe(run)
+    _probe(run, watch)
+    watch.look("end")
     _look_at_source(run)
     reports = run.load("reports", tuple[GuestReport, ...]) or ()
     found = facets(
@@ -80,11 +80,10 @@ def await_report(run: Run) -> None:
     run.save("verdict", judged)
 
 
-def _hear_guest(run: Run) -> None:
+def _hear_guest(run: Run, watch: Watch) -> None:
     """Reads reports until the final one. The deadline counts from the VM's start, also when the hub was
     restarted in between."""
     deadline = run.plan.report_deadline
-    next_picture = time.monotonic() + SCREENSHOT_EVERY
     while not _final(run) and seconds_between(run.need("started", str), now()) < deadline:
         if run.abort_requested():
             return
@@ -94,15 +93,13 @@ def _hear_guest(run: Run) -> None:
                 return
             with contextlib.ExitStack() as stack:
                 ears = _ears(run, stack)
-                _listen(run, ears, until=min(next_picture, time.monotonic() + deadline))
+                _listen(run, ears, watch, until=time.monotonic() + min(LISTEN_ANEW, deadline))
         except RefloatError as error:
             # The platform may be away for a moment (libvirtd restarted, a guest that reboots): the
             # deadline bounds it.
             log.warning("listening to %s: %s", run.vm, error)
             time.sleep(1)
-        if time.monotonic() >= next_picture:
-            _screenshot(run, "boot")
-            next_picture = time.monotonic() + SCREENSHOT_EVERY
+            watch.look_if_due()
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,11 @@ class _Ear:
     lines: Lines
     serial: bool = False
 
-    def heard(self, timeout: float) -> Iterator[bytes]:
-        for line in self.lines.feed(self.channel.read(timeout)):
+    def heard(self, timeout: float, watch: Watch) -> Iterator[bytes]:
+        data = self.channel.read(timeout)
+        if self.serial and data:
+            watch.heard(data)
+        for line in self.lines.feed(data):
             if not self.serial:
                 yield line
             elif b'{"v":' in line:  # else it is a firmware, a loader or a console that speaks
@@ -138,11 +138,12 @@ def _ears(run: Run, stack: contextlib.ExitStack) -> list[_Ear]:
     return ears
 
 
-def _listen(run: Run, ears: Sequence[_Ear], until: float) -> None:
+def _listen(run: Run, ears: Sequence[_Ear], watch: Watch, until: float) -> None:
     while time.monotonic() < until and not _final(run):
         for ear in ears:
-            for line in ear.heard(timeout=LISTEN_FOR / len(ears)):
+            for line in ear.heard(LISTEN_FOR / len(ears), watch):
                 _take(run, line, ear)
+        watch.look_if_due()
         if run.abort_requested():
             return
 
@@ -187,20 +188,6 @@ def _final(run: Run) -> bool:
 # ---------------------------------------------------------------- evidence from outside
 
 
-def _screenshot(run: Run, label: str) -> None:
-    """A picture is evidence, never a condition: what goes wrong with it is logged, not raised."""
-    try:
-        picture = run.destination.screenshot(run.vm)
-    except RefloatError as error:
-        log.warning("no screenshot of %s: %s", run.vm, error)
-        return
-    if picture:
-        directory: Path = run.directory / "screens"
-        directory.mkdir(exist_ok=True)
-        stamp = datetime.now(UTC).strftime("%H%M%S")
-        (directory / f"{stamp}-{label}.png").write_bytes(picture)
-
-
 def _add_observation(run: Run, seen: Observation) -> None:
     known = run.load("findings", Findings) or Findings()
     run.save("findings", replace(known, observations=(*known.observations, seen)))
@@ -217,11 +204,17 @@ def _look_at_source(run: Run) -> None:
     run.save("findings", replace(known, source=power, source_word=said))
 
 
-def _probe(run: Run) -> None:
+def _probe(run: Run, watch: Watch) -> None:
+    """Pictures go on meanwhile: a VM that does not report is watched as long as its probes are repeated."""
+
+    def stop() -> bool:
+        watch.look_if_due()
+        return run.abort_requested()
+
     results: list[ProbeResult] = []
     for probe in run.policy.probes:
         for address in [probe.address] if probe.address else _planned_addresses(run) or [""]:
-            results.append(ask(probe, address, partial(run.destination.reach, run.vm), run.abort_requested))
+            results.append(ask(probe, address, partial(run.destination.reach, run.vm), stop))
     known = run.load("findings", Findings) or Findings()
     run.save("findings", replace(known, probes=tuple(results)))
 

@@ -19,6 +19,7 @@ from refloat.api.schemas import (
     JobDetail,
     JobOut,
     RemediationOut,
+    SightOut,
     StepOut,
     VerdictOut,
 )
@@ -50,6 +51,7 @@ def show_job(request: Request, job_id: Name) -> JobDetail:
         decision=_optional(DecisionOut, decision),
         verdict=_optional(VerdictOut, verdict),
         remediation=_optional(RemediationOut, hub.remediation(job_id)),
+        console=[SightOut.model_validate(sight) for sight in hub.console(job_id)],
     )
 
 

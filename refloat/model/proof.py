@@ -61,7 +61,7 @@ class GuestReport:
 
     Without a `status`, `stage` is "configured" or "final". With one (Windows) it names the stage under way,
     and a status after which nothing comes makes the report final. `reboots` counts the restarts that the
-    remediation asked for.
+    remediation asked for. `clock` is the guest's own when it made the report, in seconds since 1970 (UTC).
     """
 
     sequence: int
@@ -83,6 +83,7 @@ class GuestReport:
     gateway6: str = ""
     gateway6_answers: bool = False
     search: tuple[str, ...] = ()
+    clock: float | None = None
     links: tuple[LinkReport, ...] = ()
     changes: tuple[FileReport, ...] = ()
     status: Remediation | None = None
@@ -171,7 +172,8 @@ class Findings:
 
     `source` is what the source's platform said of the protected VM at the end, None where nobody answered
     there: then `source_word` is the operator's for it. `console` has a record for each change. `rejected` says
-    why what came as a report was none of this boot, each reason once.
+    why what came as a report was none of this boot, each reason once. `started` is when the platform started
+    the recovered VM, by the hub's clock.
     """
 
     observations: tuple[Observation, ...] = ()
@@ -180,6 +182,7 @@ class Findings:
     source_word: str = ""
     console: tuple[Sight, ...] = ()
     rejected: tuple[str, ...] = ()
+    started: str = ""
 
 
 class Observer(StrEnum):

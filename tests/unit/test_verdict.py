@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from refloat.console_states import STATES, Meaning
 from refloat.model import (
+    Action,
+    Decision,
     DiskBus,
     Facet,
     FacetState,
@@ -28,6 +31,7 @@ from refloat.model import (
     PowerState,
     ProbeKind,
     ProbeResult,
+    Sight,
     Verdict,
     Word,
 )
@@ -291,3 +295,85 @@ def test_what_proves_a_boot_without_any_report(kind: ProbeKind) -> None:
 def test_a_probe_that_was_not_asked_says_why() -> None:
     result = found(findings=replace(FINDINGS, probes=(probed(ProbeKind.ICMP, False, True, False),)))
     assert result.reasons == ("probes unverified: operator: icmp 10.20.30.40:443 is not known: said so",)
+
+
+# ---------------------------------------------------------------- the console
+
+
+def shown(*states: str, words: str = "so it says", where: str = "screen") -> tuple[Sight, ...]:
+    return tuple(Sight(state, words, "", where) for state in states)
+
+
+LOGIN = f"{PLAN.facts.hostname} login:"
+ALL_STATES = sorted({(state.name, state.meaning, state.lasting) for state in STATES}, key=str)
+
+
+@pytest.mark.parametrize(("name", "meaning", "lasting"), ALL_STATES)
+@pytest.mark.parametrize("probes", [(), FINDINGS.probes], ids=["no probe", "a probe answered"])
+@pytest.mark.parametrize("report", [REPORT, None], ids=["report", "no report"])
+def test_every_state_with_and_without_other_evidence(
+    name: str, meaning: Meaning, lasting: bool, probes: tuple[ProbeResult, ...], report: GuestReport | None
+) -> None:
+    """It never makes a verdict better than the same without it, but for a login by the guest's own name,
+    which is as much as an answered probe; a boot that is stuck fails."""
+    words = LOGIN if meaning is Meaning.UP else "so it says"
+    without = found(report, replace(FINDINGS, probes=probes))
+    result = found(report, replace(FINDINGS, probes=probes, console=shown(name, words=words)))
+    if meaning is Meaning.STUCK:
+        assert result.word is Word.FAILED
+        assert any("so it says" in reason and reason.startswith("boot failed") for reason in result.reasons)
+    elif meaning is Meaning.UP and without.word is Word.FAILED:
+        assert result.word is Word.PARTIAL
+    else:
+        assert result.word is without.word
+    assert report is not None or result.word is not Word.SUCCEEDED
+
+
+def test_what_is_overcome_counts_no_more_but_a_panic() -> None:
+    for name, meaning, lasting in ALL_STATES:
+        for after in ("booting", "login", ""):
+            word = found(findings=replace(FINDINGS, console=shown(name, after))).word
+            assert word is (Word.FAILED if lasting else Word.SUCCEEDED), (name, after)
+        if meaning is Meaning.STUCK:
+            assert found(findings=replace(FINDINGS, console=shown("login", name))).word is Word.FAILED
+
+
+def test_the_serial_line_counts_beside_the_screen() -> None:
+    both = (*shown("no-boot-device", where="serial"), *shown("login"))
+    result = found(findings=replace(FINDINGS, console=both))
+    assert result.word is Word.FAILED and "its serial line shows firmware" in result.reasons[0]
+
+
+@pytest.mark.parametrize("words", ["refloat-controller login:", "login:", ""])
+def test_a_login_by_another_name_proves_no_boot(words: str) -> None:
+    assert found(None, replace(SILENT, console=shown("login", words=words))).word is Word.FAILED
+
+
+def test_a_login_prompt_and_no_report_is_partial_and_is_told_by_the_platform() -> None:
+    result = found(None, replace(SILENT, console=shown("login", words=LOGIN)))
+    boot = next(facet for facet in result.facets if facet.name == "boot")
+    assert (result.word, boot.state) == (Word.PARTIAL, FacetState.UNVERIFIED)
+    assert any(proof.observer == "platform" and LOGIN in proof.text for proof in boot.proofs)
+
+
+def test_a_state_of_another_version_is_no_evidence() -> None:
+    assert found(findings=replace(FINDINGS, console=shown("unheard-of"))).word is Word.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("console", "probes", "word"),
+    [
+        ((), (), Word.PARTIAL),
+        ((), FINDINGS.probes, Word.PARTIAL),
+        (shown("login", words=LOGIN), FINDINGS.probes, Word.PARTIAL),
+        (shown("kernel-panic"), FINDINGS.probes, Word.FAILED),
+    ],
+)
+def test_a_guest_that_was_left_alone_does_not_report(
+    console: tuple[Sight, ...], probes: tuple[ProbeResult, ...], word: Word
+) -> None:
+    """Nothing was staged: no report is no failure, and never a success."""
+    plan = replace(PLAN, decision=Decision(Action.SKIP, ("nothing differs",)))
+    result = found(None, replace(FINDINGS, console=console, probes=probes), plan)
+    assert result.word is word
+    assert not any("within" in reason for reason in result.reasons)
