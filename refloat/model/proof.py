@@ -171,8 +171,8 @@ class Findings:
     """What was seen from outside after the start; screenshots are files of the job.
 
     `source` is what the source's platform said of the protected VM at the end, None where nobody answered
-    there: then `source_word` is the operator's for it. `console` has a record for each change. `rejected` says
-    why what came as a report was none of this boot, each reason once. `started` is when the platform started
+    there: then `source_word` is the operator's for it. `console` has a record for each change. `rejected`
+    says why what came as a report was none of this boot, each reason once. `started` is when the platform started
     the recovered VM, by the hub's clock.
     """
 
@@ -208,7 +208,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Facet:
-    name: str  # source, boot, disks, network, remediation, drivers, clean-up
+    name: str  # source, boot, disks, network, clock, remediation, drivers, clean-up
     state: FacetState
     required: bool
     proofs: tuple[Proof, ...]
