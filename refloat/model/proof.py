@@ -172,8 +172,8 @@ class Findings:
 
     `source` is what the source's platform said of the protected VM at the end, None where nobody answered
     there: then `source_word` is the operator's for it. `console` has a record for each change. `rejected`
-    says why what came as a report was none of this boot, each reason once. `started` is when the platform started
-    the recovered VM, by the hub's clock.
+    says why what came as a report was none of this boot, each reason once. `started` is when the platform
+    started the recovered VM, by the hub's clock.
     """
 
     observations: tuple[Observation, ...] = ()
