@@ -17,6 +17,7 @@ from refloat.console_png import Pixels
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # ink that is no known glyph: a cursor, a frame, a picture
 _WIDE, _HIGH = 8, 16  # pixels of a glyph
 _NEAREST = 6  # bits of 128: the same letter in a VGA's ROM and in the font differs by fewer
+_COLOURS = 4  # of a cell; a picture has more
 _APART = 2  # bits by which the next best letter must be worse
 
 
@@ -69,7 +70,10 @@ def _read(pixels: Pixels, grid: Grid) -> tuple[str, ...]:
 
 def _character(cell: bytes, step: int) -> str:
     dots = [cell[place : place + step] for place in range(0, len(cell), step)]
-    background = Counter(dots).most_common(1)[0][0]
+    colours = Counter(dots)
+    if len(colours) > _COLOURS:
+        return UNKNOWN
+    background = colours.most_common(1)[0][0]
     bits = 0
     for dot in dots:
         bits = bits << 1 | (dot != background)
