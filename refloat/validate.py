@@ -70,9 +70,9 @@ def await_report(run: Run) -> None:
     watch.look("end")
     _look_at_source(run)
     reports = run.load("reports", tuple[GuestReport, ...]) or ()
-    found = facets(
-        run.plan, run.need("promoted", Hardware), run.load("findings", Findings) or Findings(), reports
-    )
+    findings = replace(run.load("findings", Findings) or Findings(), started=run.need("started", str))
+    run.save("findings", findings)
+    found = facets(run.plan, run.need("promoted", Hardware), findings, reports)
     judged = verdict(found)
     known = run.load("remediation", tuple[StatusChange, ...])
     if known:

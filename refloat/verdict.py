@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_interface
 
 from refloat.console_states import BY_NAME, Meaning
+from refloat.guest_clock import clock_proofs
 from refloat.model import (
     Action,
     Facet,
@@ -72,6 +73,7 @@ def facets(
         _boot(plan, findings, reports),
         _disks(plan, findings, promoted, report),
         _network(plan, promoted, findings, report),
+        *_clock(findings, report),
         *((remediation_facet(plan, findings, reports),) if staged and plan.facts.windows else ()),
         *((_drivers(plan, report), _cleanup(report)) if staged else ()),
         *_operators_own(findings),
@@ -382,7 +384,12 @@ def _operators_own(findings: Findings) -> tuple[Facet, ...]:
     return (Facet("probes", state, any(probe.required for probe in failed), proofs),)
 
 
-# ---------------------------------------------------------------- drivers, clean-up
+# ---------------------------------------------------------------- clock, drivers, clean-up
+
+
+def _clock(findings: Findings, report: GuestReport | None) -> tuple[Facet, ...]:
+    proofs = clock_proofs(findings.started, report)
+    return (_facet("clock", False, proofs),) if proofs else ()
 
 
 def _drivers(plan: Plan, report: GuestReport | None) -> Facet:

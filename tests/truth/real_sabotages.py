@@ -170,6 +170,13 @@ def read_only_disk(root: ET.Element) -> None:
     ET.SubElement(disk, "readonly")
 
 
+def years_ago(root: ET.Element) -> None:
+    clock = root.find("clock")
+    assert clock is not None
+    clock.attrib.clear()
+    clock.attrib.update(offset="variable", adjustment="-300000000", basis="utc")
+
+
 def no_channel(root: ET.Element) -> None:
     devices = root.find("devices")
     assert devices is not None
@@ -235,6 +242,9 @@ ROWS = (
         mode=Mode.PLANNED,
         deadline=LONG,
     ),
+    Sabotage("clock-far-off", "its clock is at least", P, at_start=redefined(years_ago), deadline=LONG),
     # The other side.
-    Sabotage("source-still-runs", "-source is running", running=start_source, mode=Mode.PLANNED, deadline=LONG),
+    Sabotage(
+        "source-still-runs", "-source is running", running=start_source, mode=Mode.PLANNED, deadline=LONG
+    ),
 )

@@ -118,6 +118,8 @@ ROWS = (
         "/srv/sdb is not mounted",
         at_start=other_disks(lambda disks: disks[:1]),
     ),
+    Sabotage("clock-behind", "behind", P, says(clock=0)),
+    Sabotage("clock-ahead", "ahead", P, says(clock=2**40)),
     # The network.
     Sabotage("another-mac", NO_ADAPTER, at_start=another_mac),
     Sabotage("adapter-left-out", NO_ADAPTER, at_start=no_adapter),

@@ -29,6 +29,7 @@ LAYERS = (
         "console_watch",
         "reports",
         "remediation",
+        "guest_clock",
         "windows",
         "windows_plan",
         "commit",
