@@ -217,13 +217,13 @@ ROWS = (
     Sabotage("controller-disk-boots", SILENT, at_start=controllers_disk_first, probed=False),
     Sabotage("vm-paused-by-its-host", "is paused", running=suspend, probed=False, quick=True),
     Sabotage("vm-killed", "is off", running=kill_qemu, probed=False, quick=True),
-    # It comes up half.
+    # It comes up half. (The last that a killed script said is from before its network was up.)
     Sabotage("fstab-entry-hangs", "/srv/gone is not mounted", guest=FSTAB_HANGS, deadline=LONG),
     Sabotage("disk-left-out", "/srv/data is not mounted", at_start=data_disk_left_out, deadline=LONG),
     Sabotage("disk-read-only", "mounted", at_start=redefined(read_only_disk), deadline=LONG),
     Sabotage("reboot-loop", "restarted", guest=REBOOTS, deadline=180),
-    Sabotage("script-killed-half-way", HALF, P, guest=KILLED),
-    Sabotage("script-hangs", HALF, P, guest=HANGS),
+    Sabotage("script-killed-half-way", HALF, guest=KILLED),
+    Sabotage("script-hangs", HALF, guest=HANGS),
     # It comes up, and nobody hears of it: that its network answers is no word of the guest. What has another
     # boot's words is another boot.
     Sabotage("first-boot-unit-masked", SILENT, P, guest=MASKED),
