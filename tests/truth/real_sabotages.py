@@ -216,7 +216,7 @@ ROWS = (
     Sabotage("emergency-shell", "the emergency or rescue shell", guest=EMERGENCY, probed=False),
     Sabotage("controller-disk-boots", SILENT, at_start=controllers_disk_first, probed=False),
     Sabotage("vm-paused-by-its-host", "is paused", running=suspend, probed=False, quick=True),
-    Sabotage("vm-killed", "is off", running=kill_qemu, probed=False, quick=True),
+    Sabotage("vm-killed", "is off", running=kill_qemu, probed=False),
     # It comes up half. (The last that a killed script said is from before its network was up.)
     Sabotage("fstab-entry-hangs", "/srv/gone is not mounted", guest=FSTAB_HANGS, deadline=LONG),
     Sabotage("disk-left-out", "/srv/data is not mounted", at_start=data_disk_left_out, deadline=LONG),
