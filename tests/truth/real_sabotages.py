@@ -27,6 +27,7 @@ OTHER_MAC = "52:54:00:de:ad:01"
 
 # Seconds. A guest that says nothing is waited for that long; one that ends its boot ends the wait.
 SILENCE = 75
+BOOTED = 150  # and has said what it says by then
 LONG = 300  # systemd looks 90 s for a device that is not there
 
 
@@ -222,14 +223,14 @@ ROWS = (
     Sabotage("disk-left-out", "/srv/data is not mounted", at_start=data_disk_left_out, deadline=LONG),
     Sabotage("disk-read-only", "mounted", at_start=redefined(read_only_disk), deadline=LONG),
     Sabotage("reboot-loop", "restarted", guest=REBOOTS, deadline=180),
-    Sabotage("script-killed-half-way", HALF, guest=KILLED),
-    Sabotage("script-hangs", HALF, guest=HANGS),
+    Sabotage("script-killed-half-way", HALF, guest=KILLED, deadline=BOOTED),
+    Sabotage("script-hangs", HALF, guest=HANGS, deadline=BOOTED),
     # It comes up, and nobody hears of it: that its network answers is no word of the guest. What has another
     # boot's words is another boot.
-    Sabotage("first-boot-unit-masked", SILENT, P, guest=MASKED),
-    Sabotage("no-channel", SILENT, P, at_start=redefined(no_channel)),
-    Sabotage("nonce-of-another-boot", "wrong nonce", guest=OTHER_NONCE),
-    Sabotage("report-of-another-job", "from another job", guest=OTHER_JOB),
+    Sabotage("first-boot-unit-masked", SILENT, P, guest=MASKED, deadline=BOOTED),
+    Sabotage("no-channel", SILENT, P, at_start=redefined(no_channel), deadline=BOOTED),
+    Sabotage("nonce-of-another-boot", "wrong nonce", guest=OTHER_NONCE, deadline=BOOTED),
+    Sabotage("report-of-another-job", "from another job", guest=OTHER_JOB, deadline=BOOTED),
     # Its network.
     Sabotage("another-mac", "no adapter has the planned MAC", at_start=another_mac, deadline=LONG),
     Sabotage("adapter-left-out", "no adapter has the planned MAC", at_start=no_adapter, deadline=LONG),
