@@ -1,7 +1,8 @@
 """A text console's picture to its lines: pure, exact, and only for fonts that are known.
 
 A console draws each character into a cell of a fixed grid. The cell's most frequent colour is its background,
-all else is ink, whatever the colours are: 8 by 16 bits, looked up among the glyphs of console_fonts.py.
+all else is ink, whatever the colours are: 8 by 16 bits (EDK II: 8 by 19), looked up among the glyphs of
+console_fonts.py.
 """
 
 from __future__ import annotations
@@ -11,21 +12,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from refloat.console_fonts import MEASURED, UNIFONT, VGA
+from refloat.console_fonts import EDK, MEASURED, UNIFONT, VGA
 from refloat.console_png import Pixels
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # ink that is no known glyph: a cursor, a frame, a picture
-_WIDE, _HIGH = 8, 16  # pixels of a glyph
-_NEAREST = 6  # bits of 128: the same letter in a VGA's ROM and in the font differs by fewer
+_WIDE = 8  # pixels of a glyph
+_NEAREST = 6  # bits of 128 and more: the same letter in a VGA's ROM and in the font differs by fewer
 _COLOURS = 4  # of a cell; a picture has more
 _APART = 2  # bits by which the next best letter must be worse
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells of `wide` by 16 pixels; a VGA's text mode leaves a ninth pixel between letters."""
+    """Cells of `wide` by `high` pixels. The glyph is the first 8 pixels of each row: a VGA's text mode leaves
+    a ninth between letters."""
 
-    wide: int
+    wide: int = _WIDE
+    high: int = 16
     left: int = 0
     top: int = 0
 
@@ -37,12 +40,19 @@ def read_lines(pixels: Pixels) -> tuple[str, ...]:
     return best if sum(map(_legible, best)) > 0 else ()
 
 
+_EDK_MODES = ((100, 31), (80, 25))  # columns and lines, in the middle of the screen
+
+
 def grids(width: int, height: int) -> Iterator[Grid]:
-    """Where the cells can be. Linux' framebuffer console starts at the top left; GRUB's graphical terminal
-    leaves a border that depends on the mode, and puts what is over on both sides."""
+    """Where the cells can be: a VGA's text mode; Linux' framebuffer console, from the top left; EDK II's text
+    modes (MdeModulePkg, GraphicsConsoleDxe)."""
     if width == 720:
         yield Grid(9)
-    yield Grid(_WIDE)
+    yield Grid()
+    for columns, lines in (*_EDK_MODES, (width // _WIDE, height // 19)):
+        left, top = (width - columns * _WIDE) // 2, (height - lines * 19) // 2
+        if left >= 0 and top >= 0:
+            yield Grid(_WIDE, 19, left, top)
 
 
 def _legible(line: str) -> int:
@@ -54,21 +64,21 @@ def _read(pixels: Pixels, grid: Grid) -> tuple[str, ...]:
     known: dict[bytes, str] = {}
     lines = []
     columns = (pixels.width - grid.left) // grid.wide
-    for top in range(grid.top, pixels.height - _HIGH + 1, _HIGH):
-        rows = pixels.rows[top : top + _HIGH]
+    for top in range(grid.top, pixels.height - grid.high + 1, grid.high):
+        rows = pixels.rows[top : top + grid.high]
         line = []
         for column in range(columns):
             start = (grid.left + column * grid.wide) * pixels.step
             cell = b"".join(row[start : start + _WIDE * pixels.step] for row in rows)
             character = known.get(cell)
             if character is None:
-                character = known[cell] = _character(cell, pixels.step)
+                character = known[cell] = _character(cell, pixels.step, grid.high)
             line.append(character)
         lines.append("".join(line).rstrip())
     return tuple(lines)
 
 
-def _character(cell: bytes, step: int) -> str:
+def _character(cell: bytes, step: int, high: int) -> str:
     dots = [cell[place : place + step] for place in range(0, len(cell), step)]
     colours = Counter(dots)
     if len(colours) > _COLOURS:
@@ -77,29 +87,32 @@ def _character(cell: bytes, step: int) -> str:
     bits = 0
     for dot in dots:
         bits = bits << 1 | (dot != background)
-    return _glyphs().get(bits) or _glyphs().get(_without_cursor(bits)) or _nearest(bits)
+    glyphs = _glyphs(high)
+    return glyphs.get(bits) or glyphs.get(_without_cursor(bits)) or _nearest(bits, high)
 
 
 def _without_cursor(bits: int) -> int:
-    """A cursor is some full rows at the bottom of a cell, under its character or alone."""
-    for row in range(4):
+    """A cursor is some full rows near the bottom of a cell, under its character or alone."""
+    for row in range(5):
         if bits >> 8 * row & 0xFF == 0xFF:
             bits &= ~(0xFF << 8 * row)
     return bits
 
 
 @cache
-def _glyphs() -> dict[int, str]:
+def _glyphs(high: int) -> dict[int, str]:
     """By their bits. The VGA's come last: where two fonts disagree, hers is meant."""
     found = {0: " "}
+    if high != 16:
+        return found | {int(word[1:], 16): word[0] for word in EDK.split()}
     for font in (UNIFONT, VGA):
         found |= {int(glyph, 16): chr(0x21 + place) for place, glyph in enumerate(font.split())}
     return found | {int(glyph, 16): character for character, glyph in MEASURED}
 
 
-def _nearest(bits: int) -> str:
+def _nearest(bits: int, high: int) -> str:
     best: dict[str, int] = {}
-    for glyph, character in _glyphs().items():
+    for glyph, character in _glyphs(high).items():
         if glyph:
             far = (glyph ^ bits).bit_count()
             best[character] = min(far, best.get(character, 999))
