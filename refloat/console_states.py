@@ -27,7 +27,8 @@ class Meaning(Enum):
 class State:
     """`words` must match one line; its group `say` is what is told, else the whole line. `cause` is looked
     for in the lines above it, the nearest counts. `last`: only as the last line that has text. `lasting`: it
-    counts even if something else is seen later."""
+    counts even if something else is seen later. `blanks`: the console of a Linux that does nothing may turn
+    black after a while; one of firmware does not."""
 
     name: str
     says: str
@@ -37,6 +38,7 @@ class State:
     cause: re.Pattern[str] | None = None
     last: bool = False
     lasting: bool = False
+    blanks: bool = False
 
 
 def _state(
@@ -57,6 +59,7 @@ STATES: tuple[State, ...] = (
         r"(?P<say>Kernel panic - not syncing.*?)(?: \]---)?$",
         "Linux, kernel/panic.c",
         lasting=True,
+        blanks=True,
     ),
     _state(
         "initramfs-shell",
@@ -65,6 +68,7 @@ STATES: tuple[State, ...] = (
         r"^\(initramfs\)",
         "initramfs-tools, scripts/functions: panic()",
         _NO_ROOT,
+        blanks=True,
     ),
     _state(
         "initramfs-shell",
@@ -72,6 +76,7 @@ STATES: tuple[State, ...] = (
         STUCK,
         r"^ALERT! .* does not exist",
         "initramfs-tools, scripts/local",
+        blanks=True,
     ),
     _state(
         "initramfs-shell",
@@ -80,6 +85,7 @@ STATES: tuple[State, ...] = (
         r"Entering emergency mode\. Exit the shell to continue|^dracut(:/)?[#>]",
         "dracut, modules.d/99base/dracut-lib.sh: emergency_shell()",
         r"Warning: .* does not exist|Could not boot|dracut-initqueue.*timeout",
+        blanks=True,
     ),
     _state(
         "fsck",
@@ -87,6 +93,7 @@ STATES: tuple[State, ...] = (
         STUCK,
         r"UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY|fsck exited with status code [4-9]",
         "e2fsprogs, e2fsck/message.c; initramfs-tools, scripts/functions",
+        blanks=True,
     ),
     _state(
         "emergency-shell",
@@ -96,6 +103,7 @@ STATES: tuple[State, ...] = (
         r"^Press Enter for maintenance|^Cannot open access to console, the root account is locked",
         "systemd, units/emergency.service and rescue.service; util-linux and sysvinit, sulogin.c",
         r"\[FAILED\]|\[DEPEND\]|Timed out waiting for device|Failed to (mount|start)",
+        blanks=True,
     ),
     _state(
         "no-boot-device",
@@ -145,6 +153,7 @@ STATES: tuple[State, ...] = (
         r"^(?P<host>[A-Za-z0-9._-]{1,64}) login:$",
         "util-linux, agetty",
         last=True,
+        blanks=True,
     ),
     _state("grub-menu", "GRUB's menu", WAY, r"^GNU GRUB +version", "GRUB, grub-core/normal/main.c"),
     _state(

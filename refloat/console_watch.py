@@ -16,7 +16,7 @@ from pathlib import Path
 from refloat.clock import now
 from refloat.console import read_lines
 from refloat.console_png import BadPicture, is_plain, read_png
-from refloat.console_states import Recognised, SerialText, recognise
+from refloat.console_states import BY_NAME, Recognised, SerialText, recognise
 from refloat.errors import RefloatError
 from refloat.model import Findings, Sight
 from refloat.run import Run
@@ -67,6 +67,12 @@ class Watch:
         if found is not None and self._changed("serial", found):
             self._note(Sight(found.state.name, found.words, now(), "serial"), found)
 
+    def reported(self) -> None:
+        """A report came by the serial line: whatever stood there before, the system went on."""
+        self._serial = SerialText()
+        if self._changed("serial", None):
+            self._note(Sight("", "", now(), "serial"))
+
     def _take(self, picture: bytes, label: str) -> None:
         try:
             pixels = read_png(picture)
@@ -74,7 +80,7 @@ class Watch:
             log.warning("the screenshot of %s cannot be read: %s", self._run.vm, error)
             self._keep(picture, label)
             return
-        if is_plain(pixels):  # off, or blanked after a while: what stood there is there still
+        if is_plain(pixels) and self._may_blank():  # what stood there is there still
             self._keep(picture, label)
             return
         found = recognise(read_lines(pixels))
@@ -94,6 +100,10 @@ class Watch:
         """Another state than the last one; its words may move on within it."""
         before = next((sight for sight in reversed(self._sights()) if sight.where == where), None)
         return (before.state if before else "") != (found.state.name if found else "")
+
+    def _may_blank(self) -> bool:
+        before = next((sight.state for sight in reversed(self._sights()) if sight.where == "screen"), "")
+        return before not in BY_NAME or BY_NAME[before].blanks
 
     def _note(self, sight: Sight, found: Recognised | None = None) -> None:
         known = self._run.load("findings", Findings) or Findings()

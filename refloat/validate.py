@@ -119,6 +119,7 @@ class _Ear:
             if not self.serial:
                 yield line
             elif b'{"v":' in line:  # else it is a firmware, a loader or a console that speaks
+                watch.reported()
                 yield line[line.index(b'{"v":') :].rstrip(b"\r")
 
     def acknowledge(self, sequence: int) -> None:

@@ -256,6 +256,7 @@ def test_every_state_says_where_its_words_come_from() -> None:
     for state in STATES:
         same = BY_NAME[state.name]
         assert (state.says, state.meaning, state.lasting) == (same.says, same.meaning, same.lasting)
+        assert state.blanks is same.blanks
 
 
 @given(st.lists(st.text(max_size=300), max_size=10))
@@ -335,6 +336,13 @@ def test_a_blanked_screen_changes_nothing_and_another_one_does(
     assert states(watch(screen("login"))) == ["emergency-shell", "", "login"]
 
 
+def test_a_black_screen_after_the_firmwares_words_means_that_it_went_on(watch: Looker) -> None:
+    """A system without any console on its screen: the firmware's last words must not stand against it."""
+    watch(screen("nothing-to-boot"))
+    assert states(watch(BLANK)) == ["no-boot-device", ""]
+    assert states(watch(BLANK)) == ["no-boot-device", ""]
+
+
 def test_pictures_and_changes_are_bounded(watch: Looker) -> None:
     for turn in range(MOST_SIGHTS + 10):
         sights = watch(screen("panic") if turn % 2 else screen("login"))
@@ -358,3 +366,7 @@ def test_what_the_serial_line_said(world: World) -> None:
         ("serial", "booting"),
         ("serial", "uefi-shell"),
     ]
+    watch.reported()
+    watch.reported()
+    sights = (run.load("findings", Findings) or Findings()).console
+    assert [sight.state for sight in sights] == ["booting", "uefi-shell", ""]
