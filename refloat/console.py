@@ -17,7 +17,7 @@ from refloat.console_png import Pixels
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # ink that is no known glyph: a cursor, a frame, a picture
 _WIDE = 8  # pixels of a glyph
-_NEAREST = 6  # bits of 128 and more: the same letter in a VGA's ROM and in the font differs by fewer
+_NEAREST = 6  # bits of 128: the same letter in a VGA's ROM and in the font differs by fewer
 _COLOURS = 4  # of a cell; a picture has more
 _APART = 2  # bits by which the next best letter must be worse
 
@@ -88,7 +88,9 @@ def _character(cell: bytes, step: int, high: int) -> str:
     for dot in dots:
         bits = bits << 1 | (dot != background)
     glyphs = _glyphs(high)
-    return glyphs.get(bits) or glyphs.get(_without_cursor(bits)) or _nearest(bits, high)
+    found = glyphs.get(bits) or glyphs.get(_without_cursor(bits))
+    # Only the VGA's font differs from machine to machine; the others are exactly what is drawn.
+    return found or (_nearest(bits) if high == 16 else UNKNOWN)
 
 
 def _without_cursor(bits: int) -> int:
@@ -110,9 +112,9 @@ def _glyphs(high: int) -> dict[int, str]:
     return found | {int(glyph, 16): character for character, glyph in MEASURED}
 
 
-def _nearest(bits: int, high: int) -> str:
+def _nearest(bits: int) -> str:
     best: dict[str, int] = {}
-    for glyph, character in _glyphs(high).items():
+    for glyph, character in _glyphs(16).items():
         if glyph:
             far = (glyph ^ bits).bit_count()
             best[character] = min(far, best.get(character, 999))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_interface
 
-from refloat.console_states import BY_NAME, Meaning
+from refloat.console_proofs import console_proofs, greets_by_name
 from refloat.guest_clock import clock_proofs
 from refloat.model import (
     Action,
@@ -29,7 +29,6 @@ from refloat.model import (
     ProbeKind,
     ProbeResult,
     Proof,
-    Sight,
     Verdict,
     Word,
 )
@@ -127,7 +126,7 @@ def _boot(plan: Plan, findings: Findings, reports: Sequence[GuestReport]) -> Fac
     answered = [probe for probe in findings.probes if probe.proves_boot]
     if plan.decision.action is not Action.ADAPT:
         return _never_asked(proofs, answered)
-    if (answered or _greets_by_name(plan, findings)) and not rejected:
+    if (answered or greets_by_name(plan, findings)) and not rejected:
         # Outside evidence proves a boot, though not that it is the adapted guest's own word.
         proofs += [Proof(Observer.OPERATOR, True, f"{p.what} answered: {p.text}") for p in answered]
         return _facet("boot", True, proofs)
@@ -145,39 +144,6 @@ def _never_asked(proofs: Sequence[Proof], answered: Sequence[ProbeResult]) -> Fa
     against its boot; without that, it stays unverified."""
     seen = [Proof(Observer.OPERATOR, True, f"{p.what} answered: {p.text}") for p in answered]
     return _facet("boot", True, [*proofs, *seen])
-
-
-def console_proofs(findings: Findings) -> list[Proof]:
-    """What the console shows last, on the screen and on the serial line; and what it has shown at any time,
-    if that cannot be overcome. Words on a screen are never enough for a success."""
-    proofs = []
-    for where in dict.fromkeys(sight.where for sight in findings.console):
-        sights = [sight for sight in findings.console if sight.where == where]
-        for sight in dict.fromkeys([*(sight for sight in sights if _lasting(sight)), sights[-1]]):
-            state = BY_NAME.get(sight.state)
-            if state is not None and state.meaning is not Meaning.ON_ITS_WAY:
-                text = f'its {_WHERE.get(where, where)} shows {state.says}: "{sight.words}"'
-                proofs.append(Proof(Observer.PLATFORM, state.meaning is Meaning.UP, text))
-    return proofs
-
-
-_WHERE = {"screen": "console", "serial": "serial line"}
-
-
-def _lasting(sight: Sight) -> bool:
-    state = BY_NAME.get(sight.state)
-    return state is not None and state.lasting
-
-
-def _greets_by_name(plan: Plan, findings: Findings) -> bool:
-    """The console ends in a login prompt with the inspected guest's own name. (That of the controller, booted
-    by mistake, has another.)"""
-    login, own = BY_NAME["login"], plan.facts.hostname.partition(".")[0]
-    screen = [sight for sight in findings.console if sight.where == "screen"]
-    if not screen or screen[-1].state != login.name or not own:
-        return False
-    found = login.words.search(screen[-1].words)
-    return found is not None and found["host"].partition(".")[0] == own
 
 
 def _one_boot(reports: Sequence[GuestReport]) -> list[Proof]:

@@ -32,6 +32,7 @@ SEEN = {
         "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)",
     ),
     "uefi-shell": ("uefi-shell", "Shell>"),
+    "uefi-characters": ("uefi-shell", "Shell>"),
     "grub-shell": ("grub-shell", "grub>"),
     "grub-rescue": ("grub-rescue", "error: no such partition.; grub rescue>"),
     "initramfs-shell": (

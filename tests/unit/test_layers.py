@@ -27,6 +27,7 @@ LAYERS = (
         "probes",
         "http_probe",
         "console_watch",
+        "console_proofs",
         "reports",
         "remediation",
         "guest_clock",
