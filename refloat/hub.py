@@ -25,10 +25,12 @@ from refloat.jobs.engine import Engine
 from refloat.jobs.steps import commit_begun
 from refloat.model import (
     Decision,
+    Findings,
     JobState,
     Mode,
     OperatorDecision,
     Plan,
+    Sight,
     StatusChange,
     SyncPoint,
     TargetState,
@@ -322,6 +324,10 @@ class Hub:
         """What became of the guest's remediation so far; None before anything was decided about it."""
         known = self.store.load(job_id, "remediation", tuple[StatusChange, ...])
         return known[-1] if known else None
+
+    def console(self, job_id: str) -> tuple[Sight, ...]:
+        """What was recognised on the recovered VM's console so far, in order."""
+        return (self.store.load(job_id, "findings", Findings) or Findings()).console
 
     def evidence(self, job_id: str) -> dict[str, Any]:
         """The bundle as data. Its seal is kept: a file that says otherwise did not come from here."""

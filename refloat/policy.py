@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from refloat.model import DiskBus, NetworkMode, NicModel
+from refloat.model import DiskBus, NetworkMode, NicModel, ProbeKind
 
 
 class MacPolicy(StrEnum):
@@ -125,16 +125,59 @@ class NicRule:
     pin_names: PinNames | None = None
 
 
+class Tls(StrEnum):
+    """What an HTTP probe asks of the server's certificate."""
+
+    OFF = "off"  # plain HTTP
+    VERIFY = "verify"
+    ANY = "any"  # encrypted, and whoever answers is believed
+
+
+class Redirects(StrEnum):
+    """What an HTTP probe makes of a redirect. One that leads elsewhere is never followed."""
+
+    NEVER = "never"  # its status is the answer
+    SAME = "same"  # followed on the same host and port
+
+
+@dataclass(frozen=True)
+class HttpCheck:
+    """`statuses` that hold, and text that the body must contain. `host` is the Host header and the name in
+    the certificate; empty for the address. `headers` name files that hold a header's value: it may be a
+    secret. `largest` is how many bytes of the body are read."""
+
+    path: str = "/"
+    statuses: tuple[int, ...] = (200,)
+    contains: str = ""
+    host: str = ""
+    tls: Tls = Tls.OFF
+    ca: str = ""
+    redirects: Redirects = Redirects.NEVER
+    headers: dict[str, str] = field(default_factory=dict)
+    largest: int = 1 << 20
+
+
 @dataclass(frozen=True)
 class Probe:
-    """An outside check of the operator's own: does this TCP port answer, with these first bytes?
+    """A check of the operator's own, from outside. `kind` says which of the fields hold: `expect` are the
+    first bytes that a TCP port says, `argv` is the command of the kind command.
 
-    `address` is empty for the VM's planned static address.
+    `address` is empty for the VM's planned static addresses. It is repeated every `every` seconds for
+    `within` seconds until it held `times` times in a row; `timeout` seconds are for one try.
     """
 
-    port: int
+    port: int = 0
     expect: str = ""
     address: str = ""
+    kind: ProbeKind = ProbeKind.TCP
+    name: str = ""
+    required: bool = True
+    within: float = 30.0
+    every: float = 1.0
+    times: int = 1
+    timeout: float = 10.0
+    http: HttpCheck | None = None
+    argv: tuple[str, ...] = ()
 
 
 class Weighty(StrEnum):

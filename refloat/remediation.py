@@ -89,9 +89,9 @@ def _not_ended(plan: Plan, findings: Findings, report: GuestReport | None) -> Fa
     said = f"its last word is {report.status or 'none'}" if report else "it has said nothing"
     text = f"the remediation did not end within {plan.report_deadline} s: {said}"
     outside = [
-        Proof(Observer.OPERATOR, True, f"{probe.address}:{probe.port} answered: it boots")
+        Proof(Observer.OPERATOR, True, f"{probe.what} answered: it boots")
         for probe in findings.probes
-        if probe.answered
+        if probe.proves_boot
     ]
     state = FacetState.UNVERIFIED if outside else FacetState.FAILED
     return Facet("remediation", state, True, (Proof(Observer.GUEST, False, text), *outside))

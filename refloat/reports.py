@@ -106,6 +106,7 @@ def parse_report(line: bytes, job: str, secrets: Secrets, last: GuestReport | No
         gateway6=_text(data, "gateway6"),
         gateway6_answers=_flag(data, "gateway6_answers"),
         search=_texts(data, "search"),
+        clock=None if data.get("clock") is None else _seconds(data, "clock"),
         links=tuple(_link(item) for item in _items(data, "links")),
         changes=tuple(_file(item) for item in _items(data, "changes")),
     )

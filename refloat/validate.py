@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
 from refloat.adapt import CHANNEL, note_status
 from refloat.clock import now, seconds_between
+from refloat.console_watch import Watch
 from refloat.destinations.base import Channel
 from refloat.errors import RefloatError
 from refloat.fence import override
@@ -30,7 +29,7 @@ from refloat.model import (
     Secrets,
     StatusChange,
 )
-from refloat.policy import Probe
+from refloat.probes import ask
 from refloat.remediation import status_at_the_end, status_of
 from refloat.reports import Lines, ReportRejected, check_boot, parse_report, sequence_of
 from refloat.run import Run
@@ -39,9 +38,9 @@ from refloat.verdict import facets, verdict
 log = logging.getLogger(__name__)
 
 STABLE_FOR = 3.0  # seconds that the VM must keep running before validate ends; await-report watches on
-SCREENSHOT_EVERY = 20.0
+LISTEN_ANEW = 20.0  # seconds after which the ways of reports are opened again
 LISTEN_FOR = 1.0  # seconds in which each way of reports is asked once
-PROBE_WITHIN = 30.0  # seconds in which a probe is repeated after the guest's final report
+MOST_REJECTED = 8  # reasons that are kept
 
 
 # ---------------------------------------------------------------- 13 validate
@@ -54,7 +53,7 @@ def validate(run: Run) -> None:
     while seen.power is PowerState.RUNNING and time.monotonic() < deadline:
         time.sleep(0.5)
         seen = run.destination.observe(run.vm)
-    _screenshot(run, "start")
+    Watch(run).look("start")
     _add_observation(run, seen)
 
 
@@ -63,16 +62,17 @@ def validate(run: Run) -> None:
 
 def await_report(run: Run) -> None:
     """Waits for the guest's final report or the deadline, probes from outside, and finds the verdict."""
+    watch = Watch(run)
     if run.plan.decision.action is Action.ADAPT:
-        _hear_guest(run)
+        _hear_guest(run, watch)
     _add_observation(run, run.destination.observe(run.vm))
-    _screenshot(run, "end")
-    _probe(run)
+    _probe(run, watch)
+    watch.look("end")
     _look_at_source(run)
     reports = run.load("reports", tuple[GuestReport, ...]) or ()
-    found = facets(
-        run.plan, run.need("promoted", Hardware), run.load("findings", Findings) or Findings(), reports
-    )
+    findings = replace(run.load("findings", Findings) or Findings(), started=run.need("started", str))
+    run.save("findings", findings)
+    found = facets(run.plan, run.need("promoted", Hardware), findings, reports)
     judged = verdict(found)
     known = run.load("remediation", tuple[StatusChange, ...])
     if known:
@@ -80,11 +80,10 @@ def await_report(run: Run) -> None:
     run.save("verdict", judged)
 
 
-def _hear_guest(run: Run) -> None:
+def _hear_guest(run: Run, watch: Watch) -> None:
     """Reads reports until the final one. The deadline counts from the VM's start, also when the hub was
     restarted in between."""
     deadline = run.plan.report_deadline
-    next_picture = time.monotonic() + SCREENSHOT_EVERY
     while not _final(run) and seconds_between(run.need("started", str), now()) < deadline:
         if run.abort_requested():
             return
@@ -94,15 +93,13 @@ def _hear_guest(run: Run) -> None:
                 return
             with contextlib.ExitStack() as stack:
                 ears = _ears(run, stack)
-                _listen(run, ears, until=min(next_picture, time.monotonic() + deadline))
+                _listen(run, ears, watch, until=time.monotonic() + min(LISTEN_ANEW, deadline))
         except RefloatError as error:
             # The platform may be away for a moment (libvirtd restarted, a guest that reboots): the
             # deadline bounds it.
             log.warning("listening to %s: %s", run.vm, error)
             time.sleep(1)
-        if time.monotonic() >= next_picture:
-            _screenshot(run, "boot")
-            next_picture = time.monotonic() + SCREENSHOT_EVERY
+            watch.look_if_due()
 
 
 @dataclass(frozen=True)
@@ -114,11 +111,15 @@ class _Ear:
     lines: Lines
     serial: bool = False
 
-    def heard(self, timeout: float) -> Iterator[bytes]:
-        for line in self.lines.feed(self.channel.read(timeout)):
+    def heard(self, timeout: float, watch: Watch) -> Iterator[bytes]:
+        data = self.channel.read(timeout)
+        if self.serial and data:
+            watch.heard(data)
+        for line in self.lines.feed(data):
             if not self.serial:
                 yield line
             elif b'{"v":' in line:  # else it is a firmware, a loader or a console that speaks
+                watch.reported()
                 yield line[line.index(b'{"v":') :].rstrip(b"\r")
 
     def acknowledge(self, sequence: int) -> None:
@@ -138,11 +139,12 @@ def _ears(run: Run, stack: contextlib.ExitStack) -> list[_Ear]:
     return ears
 
 
-def _listen(run: Run, ears: Sequence[_Ear], until: float) -> None:
+def _listen(run: Run, ears: Sequence[_Ear], watch: Watch, until: float) -> None:
     while time.monotonic() < until and not _final(run):
         for ear in ears:
-            for line in ear.heard(timeout=LISTEN_FOR / len(ears)):
+            for line in ear.heard(LISTEN_FOR / len(ears), watch):
                 _take(run, line, ear)
+        watch.look_if_due()
         if run.abort_requested():
             return
 
@@ -159,12 +161,20 @@ def _take(run: Run, line: bytes, ear: _Ear) -> None:
             ear.acknowledge(sequence)
             return
         run.progress(message=f"a report was rejected: {error.message}")
+        _note_rejected(run, error.message)
         return
     run.save("reports", (*known, report))
     note_status(run, status_of(report), f"report {report.sequence} of the guest")
     run.kill_point("await-report")
     ear.acknowledge(report.sequence)
     run.progress(guest=_heard(report), uptime=report.uptime)
+
+
+def _note_rejected(run: Run, why: str) -> None:
+    """Each reason once, and few of them: a guest may send what it likes, as often as it likes."""
+    known = run.load("findings", Findings) or Findings()
+    if why not in known.rejected and len(known.rejected) < MOST_REJECTED:
+        run.save("findings", replace(known, rejected=(*known.rejected, why)))
 
 
 def _heard(report: GuestReport) -> str:
@@ -177,20 +187,6 @@ def _final(run: Run) -> bool:
 
 
 # ---------------------------------------------------------------- evidence from outside
-
-
-def _screenshot(run: Run, label: str) -> None:
-    """A picture is evidence, never a condition: what goes wrong with it is logged, not raised."""
-    try:
-        picture = run.destination.screenshot(run.vm)
-    except RefloatError as error:
-        log.warning("no screenshot of %s: %s", run.vm, error)
-        return
-    if picture:
-        directory: Path = run.directory / "screens"
-        directory.mkdir(exist_ok=True)
-        stamp = datetime.now(UTC).strftime("%H%M%S")
-        (directory / f"{stamp}-{label}.png").write_bytes(picture)
 
 
 def _add_observation(run: Run, seen: Observation) -> None:
@@ -209,11 +205,17 @@ def _look_at_source(run: Run) -> None:
     run.save("findings", replace(known, source=power, source_word=said))
 
 
-def _probe(run: Run) -> None:
-    results = []
+def _probe(run: Run, watch: Watch) -> None:
+    """Pictures go on meanwhile: a VM that does not report is watched as long as its probes are repeated."""
+
+    def stop() -> bool:
+        watch.look_if_due()
+        return run.abort_requested()
+
+    results: list[ProbeResult] = []
     for probe in run.policy.probes:
-        for address in [probe.address] if probe.address else _planned_addresses(run):
-            results.append(_probe_until(run, probe, address))
+        for address in [probe.address] if probe.address else _planned_addresses(run) or [""]:
+            results.append(ask(probe, address, partial(run.destination.reach, run.vm), stop))
     known = run.load("findings", Findings) or Findings()
     run.save("findings", replace(known, probes=tuple(results)))
 
@@ -222,33 +224,3 @@ def _planned_addresses(run: Run) -> list[str]:
     return [
         address.partition("/")[0] for nic in run.plan.nics if nic.config for address in nic.config.addresses
     ]
-
-
-def _probe_until(run: Run, probe: Probe, address: str) -> ProbeResult:
-    """Repeats one probe until it answers: a service may come up after the report."""
-    deadline = time.monotonic() + PROBE_WITHIN
-    while True:
-        result = _probe_once(run, probe, address)
-        if result.answered or time.monotonic() >= deadline or run.abort_requested():
-            return result
-        time.sleep(1)
-
-
-def _probe_once(run: Run, probe: Probe, address: str) -> ProbeResult:
-    """Connects, and reads where bytes are expected: a forward accepts even when nobody is behind it."""
-    try:
-        with contextlib.closing(
-            socket.create_connection(run.destination.reach(run.vm, address, probe.port), timeout=10)
-        ) as connection:
-            wanted = probe.expect.encode()
-            got = b""
-            while len(got) < len(wanted):
-                more = connection.recv(len(wanted) - len(got))
-                if not more:
-                    break
-                got += more
-            answered = got == wanted
-            text = f"said {got.decode('utf-8', 'replace')!r}" if wanted else "the connection was accepted"
-    except (OSError, RefloatError) as error:
-        answered, text = False, str(error)
-    return ProbeResult(address, probe.port, answered, text, now())

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_interface
 
+from refloat.console_proofs import console_proofs, greets_by_name
+from refloat.guest_clock import clock_proofs
 from refloat.model import (
     Action,
     Facet,
@@ -24,6 +26,7 @@ from refloat.model import (
     Plan,
     PlannedNic,
     PowerState,
+    ProbeKind,
     ProbeResult,
     Proof,
     Verdict,
@@ -49,8 +52,13 @@ def verdict(facets: Sequence[Facet]) -> Verdict:
 
 def _reason(facet: Facet) -> str:
     against = [proof for proof in facet.proofs if not proof.holds]
-    said = "; ".join(f"{proof.observer}: {proof.text}" for proof in against) or "no evidence"
+    said = "; ".join(f"{proof.observer}: {proof.text}" for proof in against) or _missing(facet)
     return f"{facet.name} {facet.state}: {said}"
+
+
+def _missing(facet: Facet) -> str:
+    """Of a facet that nothing speaks against: what would have had to speak for it."""
+    return "no evidence" if facet.name == "source" else "no report from inside the guest"
 
 
 def facets(
@@ -64,8 +72,10 @@ def facets(
         _boot(plan, findings, reports),
         _disks(plan, findings, promoted, report),
         _network(plan, promoted, findings, report),
+        *_clock(findings, report),
         *((remediation_facet(plan, findings, reports),) if staged and plan.facts.windows else ()),
         *((_drivers(plan, report), _cleanup(report)) if staged else ()),
+        *_operators_own(findings),
     )
 
 
@@ -107,19 +117,33 @@ def _boot(plan: Plan, findings: Findings, reports: Sequence[GuestReport]) -> Fac
         running = last.power is PowerState.RUNNING
         why = f" ({last.reason})" if last.reason not in ("", last.power) else ""
         proofs.append(Proof(Observer.PLATFORM, running, f"the VM is {last.power}{why}"))
+    proofs += console_proofs(findings)
     if report is not None:
         text = f"boot {report.boot_id} reported after {report.uptime:.0f} s from root {report.root_device}"
         proofs.append(Proof(Observer.GUEST, True, text))
         return _facet("boot", True, [*proofs, *_one_boot(reports), *_system(report)])
-    answered = [probe for probe in findings.probes if probe.answered]
-    if answered:
+    rejected = _rejected(findings)
+    answered = [probe for probe in findings.probes if probe.proves_boot]
+    if plan.decision.action is not Action.ADAPT:
+        return _never_asked(proofs, answered)
+    if (answered or greets_by_name(plan, findings)) and not rejected:
         # Outside evidence proves a boot, though not that it is the adapted guest's own word.
-        proofs += [
-            Proof(Observer.OPERATOR, True, f"{p.address}:{p.port} answered: {p.text}") for p in answered
-        ]
+        proofs += [Proof(Observer.OPERATOR, True, f"{p.what} answered: {p.text}") for p in answered]
         return _facet("boot", True, proofs)
     text = f"no report from inside the guest within {plan.report_deadline} s"
-    return _facet("boot", True, [*proofs, Proof(Observer.GUEST, False, text)])
+    return _facet("boot", True, [*proofs, Proof(Observer.GUEST, False, text), *rejected])
+
+
+def _rejected(findings: Findings) -> list[Proof]:
+    """Where no report was accepted: something speaks in there, and it is not what this job prepared."""
+    return [Proof(Observer.GUEST, False, f"a report was rejected: {why}") for why in findings.rejected]
+
+
+def _never_asked(proofs: Sequence[Proof], answered: Sequence[ProbeResult]) -> Facet:
+    """Nothing was staged in this guest, so that it has no way to report: what is seen from outside can speak
+    against its boot; without that, it stays unverified."""
+    seen = [Proof(Observer.OPERATOR, True, f"{p.what} answered: {p.text}") for p in answered]
+    return _facet("boot", True, [*proofs, *seen])
 
 
 def _one_boot(reports: Sequence[GuestReport]) -> list[Proof]:
@@ -182,8 +206,9 @@ def _network(plan: Plan, promoted: Hardware, findings: Findings, report: GuestRe
     if report is not None:
         proofs += _gateways(plan, report)
     proofs += [
-        Proof(Observer.OPERATOR, probe.answered, f"{probe.address}:{probe.port} {_said(probe)}")
+        Proof(Observer.OPERATOR, probe.answered, f"{probe.what} {_said(probe)}")
         for probe in findings.probes
+        if _of_the_network(probe)
     ]
     return _facet("network", True, proofs)
 
@@ -269,7 +294,10 @@ def _named_servers(nic: PlannedNic, report: GuestReport) -> list[Proof]:
 
 
 def _said(probe: ProbeResult) -> str:
-    return f"{'answered' if probe.answered else 'did not answer'}: {probe.text}"
+    if not probe.asked:
+        return f"is not known: {probe.text}"
+    held = ("held", "did not hold") if probe.kind is ProbeKind.COMMAND else ("answered", "did not answer")
+    return f"{held[not probe.answered]}: {probe.text}"
 
 
 def _gateways(plan: Plan, report: GuestReport) -> list[Proof]:
@@ -296,7 +324,38 @@ def _answers(answers: bool) -> str:
     return "answers" if answers else "does not answer"
 
 
-# ---------------------------------------------------------------- drivers, clean-up
+# ---------------------------------------------------------------- the operator's own
+
+
+def _of_the_network(probe: ProbeResult) -> bool:
+    """Required, made, and of the network: it counts there, beside what the guest says of it."""
+    return probe.required and probe.asked and probe.kind is not ProbeKind.COMMAND
+
+
+def _operators_own(findings: Findings) -> tuple[Facet, ...]:
+    """The other probes: commands, the optional ones, and those that could not be made here. Of the last
+    neither success nor failure is known."""
+    probes = [probe for probe in findings.probes if not _of_the_network(probe)]
+    if not probes:
+        return ()
+    failed = [probe for probe in probes if probe.asked and not probe.answered]
+    state = FacetState.VERIFIED
+    if failed:
+        state = FacetState.FAILED
+    elif not all(probe.asked for probe in probes):
+        state = FacetState.UNVERIFIED
+    proofs = tuple(
+        Proof(Observer.OPERATOR, probe.answered, f"{probe.what} {_said(probe)}") for probe in probes
+    )
+    return (Facet("probes", state, any(probe.required for probe in failed), proofs),)
+
+
+# ---------------------------------------------------------------- clock, drivers, clean-up
+
+
+def _clock(findings: Findings, report: GuestReport | None) -> tuple[Facet, ...]:
+    proofs = clock_proofs(findings.started, report)
+    return (_facet("clock", False, proofs),) if proofs else ()
 
 
 def _drivers(plan: Plan, report: GuestReport | None) -> Facet:

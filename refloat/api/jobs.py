@@ -22,6 +22,7 @@ from refloat.api.schemas import (
     JobOut,
     JobsOut,
     RemediationOut,
+    SightOut,
     StepOut,
     VerdictOut,
 )
@@ -63,6 +64,7 @@ def show_job(request: Request, _: Looks, job_id: Name) -> JobDetail:
         decision=_optional(DecisionOut, decision),
         verdict=_optional(VerdictOut, verdict),
         remediation=_optional(RemediationOut, hub.remediation(job_id)),
+        console=[SightOut.model_validate(sight) for sight in hub.console(job_id)],
     )
 
 

@@ -178,6 +178,16 @@ class RemediationOut(_Record):
     why: str
 
 
+class SightOut(_Record):
+    """What the console began to show. An empty state: nothing was recognised any more."""
+
+    state: str
+    words: str = Field(description="The guest's: untrusted text")
+    at: str = Field(description="ISO 8601, UTC")
+    where: str = Field(description="screen or serial")
+    picture: str = Field(description="One of the evidence's screenshots, or empty")
+
+
 class JobDetail(JobOut):
     """A job with its steps, and its decision and verdict once there are any."""
 
@@ -185,6 +195,7 @@ class JobDetail(JobOut):
     decision: DecisionOut | None
     verdict: VerdictOut | None
     remediation: RemediationOut | None
+    console: list[SightOut] = Field(description="What was recognised on the recovered VM's console, in order")
 
 
 class EventOut(_Record):

@@ -34,6 +34,8 @@ def print_job(job: dict[str, Any]) -> None:
             say(f"  - {reason}")
     if job.get("remediation"):
         say(f"remediation in the guest: {_remediation(job['remediation'])}")
+    for line in console_lines(job.get("console") or []):
+        say(line)
     say()
     rows = [row for step in job["steps"] for row in (_step_row(step), *_earlier_rows(step))]
     table(("STEP", "PHASE", "STARTED", "TOOK", "RESULT"), rows, "no steps yet")
@@ -64,6 +66,20 @@ def _print_end(job: dict[str, Any]) -> None:
 
 def _remediation(found: dict[str, Any]) -> str:
     return f"{found['status'].replace('_', ' ')} since {instant(found['at'])} UTC ({found['why']})"
+
+
+_SIGHTS = 6  # lines of a console that changes again and again; the evidence has more
+
+
+def console_lines(sights: list[dict[str, Any]]) -> list[str]:
+    """What the console showed, the latest last."""
+    lines = [f"  {instant(sight['at'])} {sight['where']}: {_sight(sight)}" for sight in sights[-_SIGHTS:]]
+    return ["console of the recovered VM:", *lines] if lines else []
+
+
+def _sight(sight: dict[str, Any]) -> str:
+    name = sight["state"].replace("-", " ")
+    return f'{name}: "{sight["words"]}"' if name else "something else"
 
 
 def _step_row(step: dict[str, Any]) -> tuple[str, ...]:

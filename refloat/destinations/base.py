@@ -103,7 +103,11 @@ class Destination(Protocol):
         ...
 
     def reach(self, vm: str, address: str, port: int) -> tuple[str, int]:
-        """Where the hub connects to get to this TCP port of this VM's network; opens a forward if it must."""
+        """Where the hub connects to get to this TCP port of this VM's network; opens a forward if it must.
+
+        The address and port themselves where the hub has a route there: then ICMP goes that way, too.
+        Refused with the code `no_way_from_here` where this platform has no way, whatever the VM is like.
+        """
         ...
 
     def channel(self, vm: str, name: str) -> AbstractContextManager[Channel]: ...

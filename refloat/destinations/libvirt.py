@@ -208,7 +208,7 @@ class LibvirtDestination:
         if not self._connection.is_local():
             raise Refused(
                 f"{address} is in a user-mode segment of another host",
-                code="not_reachable",
+                code="no_way_from_here",
                 hint="use a bridge or a libvirt network with a remote libvirt",
             )
         self._domains.require_active(domain)
@@ -339,15 +339,17 @@ def _with_firmware(spec: DomainSpec, firmware: Firmware) -> DomainSpec:
 
 def _nic_towards(nics: Sequence[LiveNic], address: str) -> LiveNic | None:
     """The NIC whose user-mode segment contains `address`. Refused where all NICs are in such segments
-    and none contains it: nothing could answer."""
+    and none contains it: nothing could answer. Forwards of segments are for IPv4."""
     try:
-        wanted = ipaddress.IPv4Address(address)
+        wanted = ipaddress.ip_address(address)
     except ValueError as error:
-        raise Refused(f"{address!r} is not an IPv4 address", code="bad_address") from error
+        raise Refused(f"{address!r} is not an IP address", code="bad_address") from error
     for nic in nics:
         if nic.subnet is not None and wanted in nic.subnet:
             return nic
     if nics and all(nic.subnet is not None for nic in nics):
+        if wanted.version == 6:
+            raise Refused(f"{address}: user-mode segments forward no IPv6", code="no_way_from_here")
         raise Refused(
             f"no NIC is in a segment that contains {address}",
             code="not_reachable",

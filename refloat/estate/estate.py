@@ -10,7 +10,7 @@ from refloat.estate.forms import Form, Name
 from refloat.estate.policies import PolicyForm
 from refloat.estate.sites import Mapping, Site
 from refloat.estate.targets import Protected, TargetForm
-from refloat.policy import Policy, Probe
+from refloat.policy import Policy
 from refloat.run import Networks
 
 
@@ -48,7 +48,7 @@ class Estate(Form):
 
     def policy(self, name: str) -> Policy:
         form = self.policies.get(name, PolicyForm())
-        probes = tuple(Probe(probe.port, probe.expect, probe.address) for probe in form.probes)
+        probes = tuple(probe.record() for probe in form.probes)
         nics = tuple(nic.record(mac) for mac, nic in form.nics.items())
         plain = form.model_dump(exclude={"probes", "nics", "windows", "second_person"})
         windows = form.windows.record()

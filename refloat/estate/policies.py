@@ -9,6 +9,7 @@ from pydantic import Field, IPvAnyAddress, field_validator, model_validator
 
 from refloat import model
 from refloat.estate.forms import AbsolutePath, Domain, Form, Interface, Mac, Uuid
+from refloat.estate.probes import ProbeForm
 from refloat.policy import (
     AdaptChoice,
     AfterDeadline,
@@ -24,12 +25,6 @@ from refloat.policy import (
     Weighty,
     WindowsPolicy,
 )
-
-
-class ProbeForm(Form):
-    port: int = Field(ge=1, le=65535)
-    expect: str = ""
-    address: str = ""
 
 
 class NicForm(Form):
@@ -98,7 +93,7 @@ class PolicyForm(Form):
     on_failure: OnFailure = OnFailure.ROLLBACK
     report_deadline: Annotated[int, Field(ge=10)] = 600
     serial_console: bool = False
-    probes: list[ProbeForm] = []
+    probes: Annotated[list[ProbeForm], Field(max_length=50)] = []
     disk_bus: model.DiskBus = model.DiskBus.VIRTIO_BLK
     nic_model: model.NicModel = model.NicModel.VIRTIO
     luks_keys: dict[Uuid, AbsolutePath] = {}

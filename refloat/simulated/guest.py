@@ -132,6 +132,7 @@ class Guests:
             "boot_id": f"{vm}-{state.boots}",
             "stage": stage,
             "uptime": round(time.time() - state.started, 3),
+            "clock": int(time.time()),
             "root_device": "/dev/vda1",
             "kernel": facts.kernels[0].version if facts and facts.kernels else "",
             "system_state": "running",

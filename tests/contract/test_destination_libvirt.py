@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import libvirt
 import pytest
 
+from refloat.console import read_lines
+from refloat.console_png import read_png
+from refloat.console_states import recognise
 from refloat.destinations.libvirt import LibvirtDestination, usable_domain_type
 from refloat.destinations.libvirt_domains import Domains
 from refloat.destinations.libvirt_layers import Layers, layer_path
@@ -22,7 +27,9 @@ from refloat.errors import Refused, Unreachable
 from refloat.guest.linux.cpu import level_of, missing
 from refloat.lab.source_domain import render_source
 from refloat.libvirt_connection import Connection
-from refloat.model import AttachedNic, Firmware, PowerState
+from refloat.model import AttachedNic, Firmware, PowerState, ProbeKind
+from refloat.policy import Probe
+from refloat.probes import ask_once
 from tests.contract.destination_rigs import URI, LibvirtRig, libvirt_missing, libvirt_pool, qemu_img
 
 REPLICAS = ("r0", "r1")
@@ -335,3 +342,31 @@ def test_the_labs_source_vm_has_vmware_hardware(rig: LibvirtRig) -> None:
         rig.destination.stop(name, 0)
     finally:
         rig.destination.destroy(name)
+
+
+def test_what_firmware_says_is_read_from_its_screen(rig: LibvirtRig) -> None:
+    """The rig's disks are empty: SeaBIOS finds nothing to boot, and the picture says so."""
+    rig.destination.start(rig.vm)
+    deadline = time.monotonic() + 60
+    while True:
+        lines = read_lines(read_png(rig.destination.screenshot(rig.vm)))
+        found = recognise(lines)
+        if found is not None and found.state.name == "no-boot-device":
+            assert "No bootable device." in found.words
+            return
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("address", ["10.20.30.40", "fd00::40"])
+def test_an_echo_cannot_be_asked_in_a_user_mode_segment(rig: LibvirtRig, address: str) -> None:
+    rig.destination.start(rig.vm)
+    answer = ask_once(Probe(kind=ProbeKind.ICMP, timeout=1), address, partial(rig.destination.reach, rig.vm))
+    assert not answer.asked and not answer.holds, answer.text
+
+
+def test_a_forward_to_nobody_is_no_answer(rig: LibvirtRig) -> None:
+    rig.destination.start(rig.vm)
+    reach = partial(rig.destination.reach, rig.vm)
+    for probe in (Probe(22, timeout=1), Probe(22, "SSH-2.0-", timeout=1)):
+        assert not ask_once(probe, "10.20.30.40", reach).holds

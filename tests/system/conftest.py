@@ -12,7 +12,12 @@ from refloat.lab.layout import Lab
 from tests.system.rig import Rig
 
 # What needs the lab, in this order: its VMs take time from all others, and the last test commits its target.
-IN_THE_LAB = ["test_lifecycle.py", "test_failover.py"]
+IN_THE_LAB = [
+    "test_lifecycle.py",
+    "test_truth_real.py",
+    "test_crash_real.py",
+    "test_failover.py",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

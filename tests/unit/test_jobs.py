@@ -40,7 +40,6 @@ from tests.unit.fakes import World, make_world
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr("refloat.validate.STABLE_FOR", 0.0)
-    monkeypatch.setattr("refloat.validate.PROBE_WITHIN", 0.0)
     made = make_world(tmp_path)
     yield made
     made.store.engine.dispose()

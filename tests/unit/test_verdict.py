@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from refloat.console_states import STATES, Meaning
 from refloat.model import (
+    Action,
+    Decision,
     DiskBus,
     Facet,
     FacetState,
@@ -26,7 +29,9 @@ from refloat.model import (
     Plan,
     PlannedNic,
     PowerState,
+    ProbeKind,
     ProbeResult,
+    Sight,
     Verdict,
     Word,
 )
@@ -87,10 +92,24 @@ def test_no_facets_at_all_is_no_success() -> None:
     assert verdict(()).word is Word.FAILED
 
 
+def test_what_keeps_a_silent_guest_from_success_is_named() -> None:
+    answers = found(None)
+    assert "boot unverified: no report from inside the guest" in answers.reasons
+    foreign = found(None, replace(FINDINGS, rejected=("from another job",)))
+    assert any("a report was rejected: from another job" in reason for reason in foreign.reasons)
+    assert found(REPORT, replace(FINDINGS, rejected=("not JSON",))).word is Word.SUCCEEDED
+
+
 SILENT = replace(FINDINGS, probes=())
 SABOTAGE = {
     "no report, nothing answers": (None, SILENT, Word.FAILED, "boot"),
     "no report, but the address answers": (None, FINDINGS, Word.PARTIAL, "disks"),
+    "reports of another boot, and the address answers": (
+        None,
+        replace(FINDINGS, rejected=("wrong nonce",)),
+        Word.FAILED,
+        "boot",
+    ),
     "the VM stopped": (
         REPORT,
         replace(FINDINGS, observations=(Observation(PowerState.OFF, "crashed"),)),
@@ -223,3 +242,138 @@ def test_an_adapter_that_stayed_offline_is_told_with_the_reason() -> None:
 def test_a_silent_ipv6_gateway_is_no_failure_in_a_test() -> None:
     nic, report, _ = CASES["an IPv6 gateway that is silent"]
     assert network(report, nic, Mode.TEST).state is FacetState.VERIFIED
+
+
+# ---------------------------------------------------------------- the operator's own probes
+
+
+def probed(kind: ProbeKind, answered: bool, required: bool = True, asked: bool = True) -> ProbeResult:
+    return ProbeResult("10.20.30.40", 443, answered, "said so", "", kind, "", required, asked)
+
+
+OUTCOMES = [
+    (answered, required, asked)
+    for answered, required, asked in itertools.product((True, False), repeat=3)
+    if asked or not answered
+]
+
+
+@pytest.mark.parametrize("kind", ProbeKind)
+@pytest.mark.parametrize(("answered", "required", "asked"), OUTCOMES)
+def test_one_probe_of_every_kind_and_outcome(
+    kind: ProbeKind, answered: bool, required: bool, asked: bool
+) -> None:
+    """Failed: at least partial. Not asked: it is not known, so partial. Never a success without all."""
+    result = found(findings=replace(FINDINGS, probes=(probed(kind, answered, required, asked),)))
+    if answered:
+        assert result.word is Word.SUCCEEDED
+    elif asked and required:
+        assert result.word is Word.FAILED
+    else:
+        assert result.word is Word.PARTIAL
+    mine = [proof for facet in result.facets for proof in facet.proofs if proof.observer == "operator"]
+    assert len(mine) == 1 and mine[0].holds is answered
+
+
+def test_two_probes_in_all_combinations() -> None:
+    for first, second in itertools.product(itertools.product(ProbeKind, OUTCOMES), repeat=2):
+        probes = (probed(first[0], *first[1]), probed(second[0], *second[1]))
+        word = found(findings=replace(FINDINGS, probes=probes)).word
+        assert (word is Word.SUCCEEDED) == all(probe.answered for probe in probes)
+        assert (word is Word.FAILED) == any(
+            probe.asked and probe.required and not probe.answered for probe in probes
+        )
+
+
+@pytest.mark.parametrize("kind", ProbeKind)
+def test_what_proves_a_boot_without_any_report(kind: ProbeKind) -> None:
+    """A program in the guest answered. An echo or a command says less."""
+    word = found(None, replace(FINDINGS, probes=(probed(kind, True),))).word
+    assert word is (Word.PARTIAL if kind in (ProbeKind.TCP, ProbeKind.HTTP) else Word.FAILED)
+
+
+def test_a_probe_that_was_not_asked_says_why() -> None:
+    result = found(findings=replace(FINDINGS, probes=(probed(ProbeKind.ICMP, False, True, False),)))
+    assert result.reasons == ("probes unverified: operator: icmp 10.20.30.40:443 is not known: said so",)
+
+
+# ---------------------------------------------------------------- the console
+
+
+def shown(*states: str, words: str = "so it says", where: str = "screen") -> tuple[Sight, ...]:
+    return tuple(Sight(state, words, "", where) for state in states)
+
+
+LOGIN = f"{PLAN.facts.hostname} login:"
+ALL_STATES = sorted({(state.name, state.meaning, state.lasting) for state in STATES}, key=str)
+
+
+@pytest.mark.parametrize(("name", "meaning", "lasting"), ALL_STATES)
+@pytest.mark.parametrize("probes", [(), FINDINGS.probes], ids=["no probe", "a probe answered"])
+@pytest.mark.parametrize("report", [REPORT, None], ids=["report", "no report"])
+def test_every_state_with_and_without_other_evidence(
+    name: str, meaning: Meaning, lasting: bool, probes: tuple[ProbeResult, ...], report: GuestReport | None
+) -> None:
+    """It never makes a verdict better than the same without it, but for a login by the guest's own name,
+    which is as much as an answered probe; a boot that is stuck fails."""
+    words = LOGIN if meaning is Meaning.UP else "so it says"
+    without = found(report, replace(FINDINGS, probes=probes))
+    result = found(report, replace(FINDINGS, probes=probes, console=shown(name, words=words)))
+    if meaning is Meaning.STUCK:
+        assert result.word is Word.FAILED
+        assert any("so it says" in reason and reason.startswith("boot failed") for reason in result.reasons)
+    elif meaning is Meaning.UP and without.word is Word.FAILED:
+        assert result.word is Word.PARTIAL
+    else:
+        assert result.word is without.word
+    assert report is not None or result.word is not Word.SUCCEEDED
+
+
+def test_what_is_overcome_counts_no_more_but_a_panic() -> None:
+    for name, meaning, lasting in ALL_STATES:
+        for after in ("booting", "login", ""):
+            word = found(findings=replace(FINDINGS, console=shown(name, after))).word
+            assert word is (Word.FAILED if lasting else Word.SUCCEEDED), (name, after)
+        if meaning is Meaning.STUCK:
+            assert found(findings=replace(FINDINGS, console=shown("login", name))).word is Word.FAILED
+
+
+def test_the_serial_line_counts_beside_the_screen() -> None:
+    both = (*shown("no-boot-device", where="serial"), *shown("login"))
+    result = found(findings=replace(FINDINGS, console=both))
+    assert result.word is Word.FAILED and "its serial line shows firmware" in result.reasons[0]
+
+
+@pytest.mark.parametrize("words", ["refloat-controller login:", "login:", ""])
+def test_a_login_by_another_name_proves_no_boot(words: str) -> None:
+    assert found(None, replace(SILENT, console=shown("login", words=words))).word is Word.FAILED
+
+
+def test_a_login_prompt_and_no_report_is_partial_and_is_told_by_the_platform() -> None:
+    result = found(None, replace(SILENT, console=shown("login", words=LOGIN)))
+    boot = next(facet for facet in result.facets if facet.name == "boot")
+    assert (result.word, boot.state) == (Word.PARTIAL, FacetState.UNVERIFIED)
+    assert any(proof.observer == "platform" and LOGIN in proof.text for proof in boot.proofs)
+
+
+def test_a_state_of_another_version_is_no_evidence() -> None:
+    assert found(findings=replace(FINDINGS, console=shown("unheard-of"))).word is Word.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("console", "probes", "word"),
+    [
+        ((), (), Word.PARTIAL),
+        ((), FINDINGS.probes, Word.PARTIAL),
+        (shown("login", words=LOGIN), FINDINGS.probes, Word.PARTIAL),
+        (shown("kernel-panic"), FINDINGS.probes, Word.FAILED),
+    ],
+)
+def test_a_guest_that_was_left_alone_does_not_report(
+    console: tuple[Sight, ...], probes: tuple[ProbeResult, ...], word: Word
+) -> None:
+    """Nothing was staged: no report is no failure, and never a success."""
+    plan = replace(PLAN, decision=Decision(Action.SKIP, ("nothing differs",)))
+    result = found(None, replace(FINDINGS, console=console, probes=probes), plan)
+    assert result.word is word
+    assert not any("within" in reason for reason in result.reasons)

@@ -44,7 +44,6 @@ GOOD = (
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr("refloat.validate.STABLE_FOR", 0.0)
-    monkeypatch.setattr("refloat.validate.PROBE_WITHIN", 0.0)
     monkeypatch.setattr("refloat.validate.LISTEN_FOR", 0.05)
     made = with_windows(make_world(tmp_path))
     yield made

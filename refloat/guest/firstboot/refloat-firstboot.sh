@@ -122,6 +122,8 @@ make_report() {
     quote "$JOB" && report="\"job\":$REPLY"
     quote "$report_boot" && report="$report,\"boot_id\":$REPLY,\"seq\":$SEQUENCE,\"stage\":\"$1\""
     report="$report,\"uptime\":$(uptime_now)"
+    report_clock=$(date +%s 2>/dev/null)
+    case $report_clock in '' | *[!0-9]*) ;; *) report="$report,\"clock\":$report_clock" ;; esac
     quote "$ROOT_DEVICE" && report="$report,\"root_device\":$REPLY"
     quote "$report_kernel" && report="$report,\"kernel\":$REPLY"
     quote "$STATE" && report="$report,\"system_state\":$REPLY,\"mounts\":[$MOUNTS],\"nics\":[$NICS],\"links\":[$LINKS]"

@@ -24,6 +24,7 @@ from refloat.model import (
     Mode,
     OperatorDecision,
     Remediation,
+    Sight,
     StatusChange,
     SyncPoint,
     TargetState,
@@ -167,6 +168,12 @@ class FakeHub:
         if self.verdict is None:
             return None
         return StatusChange("2026-03-01T10:04:02.000+00:00", Remediation.AWAITING_REBOOT, "report 3")
+
+    def console(self, job_id: str) -> tuple[Sight, ...]:
+        at = "2026-03-01T10:04:01.000+00:00"
+        login = Sight("login", "web login:", at, "screen", "1.png")
+        seen = (Sight("grub-menu", "GNU GRUB  version 2.06", at), login)
+        return seen if self.verdict is not None else ()
 
     def evidence(self, job_id: str) -> dict[str, Any]:
         job = self.job(job_id)

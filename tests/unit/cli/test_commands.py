@@ -100,6 +100,7 @@ def test_jobs(cli: Cli, hub: FakeHub) -> None:
         "guest: root is /dev/vda1",
         "next: ",
         "remediation in the guest: awaiting reboot since 2026-03-01 10:04:02 UTC (report 3)",
+        '  2026-03-01 10:04:01 screen: login: "web login:"',
     ):
         assert text in shown.stdout
     assert facts(cli("job", "show", job_id, "--json"))["verdict"]["word"] == "partial"

@@ -21,9 +21,13 @@ from refloat.evidence.windows import UNPROVEN
 from refloat.model import (
     DriverChoice,
     DriverFile,
+    Findings,
     GuestReport,
     JobState,
+    ProbeKind,
+    ProbeResult,
     Remediation,
+    Sight,
     StageReport,
     StatusChange,
     ValueChange,
@@ -79,6 +83,25 @@ def test_screenshots_carry_their_hash(store: Store, tmp_path: Path) -> None:
     assert [shot["label"] for shot in shots] == ["start", "boot", "end"]
     assert shots[0]["sha256"] == hashlib.sha256(samples.png(0)).hexdigest()
     assert shots[0]["at"] < shots[1]["at"]
+
+
+def test_what_the_console_and_the_probes_showed_is_on_the_page(store: Store, tmp_path: Path) -> None:
+    job = samples.full_job(store, tmp_path)
+    known = store.load(job.id, "findings", Findings) or Findings()
+    at = "2026-03-01T10:04:01+00:00"
+    seen = Sight("kernel-panic", "Kernel panic <script>", at, "screen", "1-kernel-panic.png")
+    echo = ProbeResult("10.20.30.40", 0, False, "no way", at, ProbeKind.ICMP, "echo", False, False)
+    store.save(job.id, "findings", replace(known, console=(seen,), probes=(*known.probes, echo)))
+    html = page(bundle(store, job.id, tmp_path))
+    words = " ".join(Page(html).words.split())
+    assert "<script>" not in html
+    for expected in (
+        "Kernel panic <script>",
+        "1-kernel-panic.png",
+        "echo 10.20.30.40",
+        "not asked",
+    ):
+        assert expected in words
 
 
 def test_only_real_pictures_are_taken(store: Store, tmp_path: Path) -> None:

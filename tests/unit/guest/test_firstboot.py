@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -414,6 +415,7 @@ def test_report_says_what_is(root: Path, shell: str) -> None:
         run(root, "report", shell)
     final = reports(root)[-1]
     assert final["v"] == 1 and final["job"] == "job-7" and final["token"] == TOKEN
+    assert abs(final["clock"] - time.time()) < 60, "seconds since 1970"
     assert final["boot_id"] == "b00t-1d" and final["kernel"] == "6.1.0" and final["uptime"] >= 30
     assert final["root_device"] == "/dev/vda1" and final["system_state"] == "running"
     assert final["mounts"] == [

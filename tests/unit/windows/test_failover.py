@@ -29,7 +29,6 @@ ONE = disks.SERVER
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr("refloat.validate.STABLE_FOR", 0.0)
-    monkeypatch.setattr("refloat.validate.PROBE_WITHIN", 0.0)
     monkeypatch.setattr("refloat.validate.LISTEN_FOR", 0.05)
     made = make_world(tmp_path)
     yield made
