@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2] / "refloat"
 LAYERS = (
     ("cli", "web", "lab"),
     ("api",),
-    ("hub", "platforms", "estate", "config", "standalone", "syncs", "caretaker"),
+    ("hub", "platforms", "estate", "config", "standalone", "syncs", "caretaker", "provision"),
     ("jobs",),
     ("failover",),
     (
@@ -39,7 +39,7 @@ LAYERS = (
     ("store", "sync", "controller", "sources", "destinations"),
     ("libvirt_connection",),
     ("guest",),
-    ("model", "codec", "errors", "command", "clock", "text", "durable"),
+    ("model", "codec", "errors", "command", "clock", "text", "durable", "secret"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
