@@ -35,6 +35,7 @@ from refloat.model import (
 )
 from refloat.platforms import Platforms
 from refloat.policy import Policy
+from refloat.provision import Provisions, Targets
 from refloat.run import Run
 from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
 from refloat.syncs import Syncs
@@ -65,7 +66,9 @@ class Hub:
         self._lock = _only_hub(config.data_dir)
         self.store = Store.open(config.data_dir / "refloat.sqlite")
         self.engine = Engine(config.data_dir / "jobs.sqlite", lambda job_id: self.run(job_id))
-        self.syncs = Syncs(estate, self.platforms, self.store, config.data_dir, self._without_job)
+        self.known = Targets(estate, self.store)
+        self.syncs = Syncs(self.known, self.platforms, self.store, config.data_dir, self._without_job)
+        self.provisions = Provisions(estate, self.platforms, self.store, config.data_dir, self.syncs.first)
         self._caretaker = Caretaker(self)
         self._deciding = threading.Lock()  # one decision of an operator at a time
 
@@ -74,6 +77,7 @@ class Hub:
         for name in self.estate.targets:
             self.store.ensure_target(name)
         self.syncs.take_up()
+        self.provisions.take_up()
         unfinished = self.store.unfinished_jobs()
         for job in unfinished:
             if job.target not in self.estate.targets:
@@ -97,6 +101,7 @@ class Hub:
     def close(self) -> None:
         """Ends running syncs (the last complete sync point stays) and stops. Jobs go on at the next start."""
         self._caretaker.stop()
+        self.provisions.close()
         self.syncs.close()
         self.engine.close()
         self.store.engine.dispose()
@@ -117,8 +122,15 @@ class Hub:
 
     def start_sync(self, name: str, full: bool = False) -> None:
         """Starts a sync in the background; its progress and outcome are in the target's status."""
-        self.estate.target(name)
+        self.known.target(name)
         self.syncs.start(name, full)
+
+    def add_target(self, name: str) -> None:
+        """Makes the target's controller and its first sync, in the background: see provision.py."""
+        self.provisions.add(name)
+
+    def remove_target(self, name: str) -> None:
+        self.provisions.remove(name)
 
     def pause(self, name: str) -> TargetStatus:
         self.estate.target(name)
@@ -165,7 +177,7 @@ class Hub:
     def start_failover(self, target: str, mode: Mode, override: OperatorDecision | None = None) -> Job:
         """`override` is an operator's word that the source does not run, for an emergency in which nobody
         answers there."""
-        self.estate.target(target)
+        self.known.target(target)
         if override is not None and mode is not Mode.EMERGENCY:
             raise Refused(
                 f"that the source is off is asked of its platform in a {mode} failover",
@@ -293,7 +305,7 @@ class Hub:
         return self._run("", target, Mode.PLANNED, None)
 
     def _run(self, job_id: str, name: str, mode: Mode, policy: Policy | None) -> Run:
-        target = self.estate.target(name)
+        target = self.known.target(name)
         return Run(
             job=job_id,
             mode=mode,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from refloat.controller.client import ControllerClient
 from refloat.destinations.base import Destination
+from refloat.destinations.cloudstack import CloudStackDestination
 from refloat.destinations.libvirt import LibvirtDestination
 from refloat.destinations.libvirt_provision import LibvirtProvisioner
 from refloat.destinations.libvirt_spec import AttachKind, NetworkAttach
@@ -13,6 +14,7 @@ from refloat.destinations.provisioner import Provisioner
 from refloat.destinations.simulated_provision import SimulatedProvisioner
 from refloat.errors import Refused
 from refloat.estate import Estate, Network
+from refloat.estate.cloudstack import CloudStackSite
 from refloat.estate.sites import LibvirtSite, SimulatedSite
 from refloat.estate.vsphere import VsphereSite
 from refloat.model import Target
@@ -44,6 +46,12 @@ class Platforms:
             return self._world(form.uri).source
         if isinstance(form, VsphereSite):
             return VsphereSource(form.settings())
+        if isinstance(form, CloudStackSite):
+            raise Refused(
+                f"site {site} is CloudStack: VMs are recovered there, not protected",
+                code="destination_only",
+                hint="name a libvirt or vSphere site as the protected VM's site",
+            )
         return LibvirtSource(form.uri)
 
     def destination(self, site: str) -> Destination:
@@ -57,6 +65,10 @@ class Platforms:
                     code="source_only",
                     hint="name a libvirt or CloudStack site as the target's site",
                 )
+            if isinstance(form, CloudStackSite):
+                journals = self._data_dir / "cloudstack" / site
+                self._destinations[site] = CloudStackDestination(form.settings(), journals)
+                return self._destinations[site]
             networks = {name: _attach(network) for name, network in form.networks.items()}
             self._destinations[site] = LibvirtDestination(form.uri, networks)
         return self._destinations[site]

@@ -30,6 +30,25 @@ def sync_target(request: Request, name: Name, body: SyncIn | None = None) -> Tar
     return _shown(request, hub.target(name))
 
 
+@router.post("/{name}/provision", status_code=202, summary="Make its controller, and sync it a first time")
+def add_target(request: Request, name: Name) -> TargetOut:
+    """As the estate file wishes it, or goes on with what an interrupted attempt made. Progress and outcome
+    are in the target."""
+    hub = hub_of(request)
+    hub.add_target(name)
+    return _shown(request, hub.target(name))
+
+
+@router.post(
+    "/{name}/remove", status_code=202, summary="Delete the controller that was made, and the replica"
+)
+def remove_target(request: Request, name: Name) -> TargetOut:
+    """Refused with 409 while a failover or its recovered VM uses it."""
+    hub = hub_of(request)
+    hub.remove_target(name)
+    return _shown(request, hub.target(name))
+
+
 @router.post("/{name}/pause", summary="Start no sync until it is resumed")
 def pause_target(request: Request, name: Name) -> TargetOut:
     return _shown(request, hub_of(request).pause(name))

@@ -76,3 +76,12 @@ class EventRow(Base):
     data: Mapped[dict[str, Any]]
 
     __table_args__ = (Index("ix_events_job_id", "job", "id"),)
+
+
+class ProvisionRow(Base):
+    """What was made for a target through its platform's API."""
+
+    __tablename__ = "provisions"
+
+    target: Mapped[str] = mapped_column(String, primary_key=True)
+    data: Mapped[dict[str, Any]]

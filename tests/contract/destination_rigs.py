@@ -65,9 +65,9 @@ class LibvirtRig:
         "bridged": NetworkAttach.bridge("br-none"),
     }
 
-    def __init__(self, directory: Path, pool: str) -> None:
+    def __init__(self, directory: Path, pool: str, uri: str = URI) -> None:
         self.directory = directory
-        self.destination = LibvirtDestination(URI, self.networks, pool)
+        self.destination = LibvirtDestination(uri, self.networks, pool)
         self.domains = Domains(Connection(URI))
         self.vm = f"rf-test-{uuid.uuid4().hex[:8]}"
         self._others: list[str] = []

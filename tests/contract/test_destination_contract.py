@@ -11,6 +11,7 @@ from refloat.errors import Failed, NotFound, Refused
 from refloat.guest.linux.cpu import level_of
 from refloat.model import AttachedDisk, AttachedNic, DiskBus, Firmware, NicModel, PowerState
 from tests.contract.destination_rigs import LibvirtRig, Rig, SimulatedRig, libvirt_missing, libvirt_pool
+from tests.contract.libvirt_ssh import libvirt_over_ssh, ssh_missing
 
 REPLICAS = ("r0", "r1")
 
@@ -24,10 +25,23 @@ def pool() -> Iterator[tuple[Path, str]]:
         yield made
 
 
-@pytest.fixture(params=["libvirt", "simulated"])
+@pytest.fixture(scope="module")
+def remote() -> Iterator[str]:
+    """A libvirt through ssh: what a driver does by a local path would fail on another host."""
+    reason = ssh_missing()
+    if reason:
+        pytest.skip(reason)
+    with libvirt_over_ssh() as uri:
+        yield uri
+
+
+@pytest.fixture(params=["libvirt", "libvirt-ssh", "simulated"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     made: Rig
-    if request.param == "libvirt":
+    if request.param == "libvirt-ssh":
+        directory, pool = request.getfixturevalue("pool")
+        made = LibvirtRig(directory, pool, request.getfixturevalue("remote"))
+    elif request.param == "libvirt":
         made = LibvirtRig(*request.getfixturevalue("pool"))
     else:
         made = SimulatedRig(tmp_path)

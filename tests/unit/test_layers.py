@@ -32,6 +32,7 @@ LAYERS = (
         "verdict",
         "decide",
         "readdress",
+        "seen_network",
         "evidence",
     ),
     ("run", "policy", "drivers"),
