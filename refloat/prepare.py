@@ -224,6 +224,7 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) ->
         serial_console=policy.serial_console,
         warnings=(*facts.warnings, *_cpu_warnings(facts, cpu), *warnings, *_source_warnings(source)),
         drivers=chosen if adapts and isinstance(chosen, DriverChoice) else None,
+        callback=run.callback,
     )
 
 

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from refloat.adapt import CHANNEL, note_status
+from refloat.callback import Inbox
 from refloat.clock import now, seconds_between
 from refloat.destinations.base import Channel
-from refloat.errors import RefloatError
+from refloat.errors import RefloatError, Refused
 from refloat.fence import override
 from refloat.model import (
     Action,
@@ -128,8 +129,17 @@ class _Ear:
 
 def _ears(run: Run, stack: contextlib.ExitStack) -> list[_Ear]:
     """The channel; for Windows its first serial line as well, as it may lack the channel's driver."""
-    destination = run.destination
-    ears = [_Ear(stack.enter_context(destination.channel(run.vm, CHANNEL)), Lines())]
+    destination, ears = run.destination, []
+    if run.plan.callback is not None:
+        ears.append(_Ear(Inbox(run.store, run.job), Lines()))
+    try:
+        ears.append(_Ear(stack.enter_context(destination.channel(run.vm, CHANNEL)), Lines()))
+    except Refused as error:
+        if error.code != "no_channel":
+            raise
+        if not ears:
+            run.progress(message="no report can come: no channel here, and no report_url is configured")
+            ears.append(_Ear(Inbox(run.store, run.job), Lines()))
     if run.plan.facts.windows:
         try:
             ears.append(_Ear(stack.enter_context(destination.serial(run.vm)), Lines(), serial=True))
@@ -191,6 +201,19 @@ def _screenshot(run: Run, label: str) -> None:
         directory.mkdir(exist_ok=True)
         stamp = datetime.now(UTC).strftime("%H%M%S")
         (directory / f"{stamp}-{label}.png").write_bytes(picture)
+    else:
+        _name_console(run, label)
+
+
+def _name_console(run: Run, label: str) -> None:
+    """Where the platform gives no picture, a person has to look: the page is named once."""
+    try:
+        page = run.destination.console(run.vm) if label == "start" else ""
+    except RefloatError as error:
+        log.warning("no console page of %s: %s", run.vm, error)
+        return
+    if page:
+        run.progress(message=f"the platform gives no picture of the console; a person can look at it: {page}")
 
 
 def _add_observation(run: Run, seen: Observation) -> None:

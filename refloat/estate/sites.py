@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, IPvAnyAddress, IPvAnyNetwork, model_validator
 
+from refloat.estate.cloudstack import CloudStackSite
 from refloat.estate.forms import Form, Name
 from refloat.estate.vsphere import VsphereSite
 from refloat.policy import Readdress, When
@@ -36,7 +37,7 @@ class SimulatedSite(Form):
 
 
 # Told apart by `platform`. Each has `uri`, which names the installation, and `networks`.
-Site = Annotated[LibvirtSite | SimulatedSite | VsphereSite, Field(discriminator="platform")]
+Site = Annotated[LibvirtSite | SimulatedSite | VsphereSite | CloudStackSite, Field(discriminator="platform")]
 
 
 class ReaddressForm(Form):

@@ -142,9 +142,12 @@ class AttachedDisk:
 
 @dataclass(frozen=True)
 class AttachedNic:
+    """`address`: the IPv4 that a platform which gives out addresses is asked for, or gave; "" leaves it to it."""
+
     mac: str
     network: str
     model: NicModel = NicModel.VIRTIO
+    address: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,8 @@ class RollbackPoint:
     """The layer that takes all writes to one replica disk after step 5; dropping it is the rollback.
 
     `base_stamp` changes with every write to the base: equal stamps prove that the base was not touched.
-    `written` is what the layer holds, in bytes.
+    `written` is what the layer holds, in bytes. On CloudStack, which has snapshots beside the disk and sees no
+    writes, `overlay` is the snapshot, `base_stamp` tells which one it is, and `written` is always 0.
     """
 
     serial: str
