@@ -21,9 +21,9 @@ from refloat.destinations.cloudstack_compute import set_compute
 from refloat.destinations.cloudstack_disks import delete_volume, set_disks
 from refloat.destinations.cloudstack_journal import Journal, Journals
 from refloat.destinations.cloudstack_look import Look, Vm, Volume
-from refloat.destinations.cloudstack_nics import set_nics
+from refloat.destinations.cloudstack_nics import cidr_of, network_of, set_nics
 from refloat.destinations.cloudstack_orders import Orders, alone
-from refloat.destinations.cloudstack_plan import buses_of, can_be, with_buses, with_firmware
+from refloat.destinations.cloudstack_plan import Nic, buses_of, can_be, with_buses, with_firmware
 from refloat.destinations.cloudstack_settings import CloudStackSettings
 from refloat.destinations.cloudstack_snapshots import CONTENT, MADE, Snapshots
 from refloat.errors import Failed, Refused, Unreachable
@@ -305,12 +305,16 @@ class CloudStackDestination:
             wanted = ipaddress.ip_address(address)
         except ValueError as error:
             raise Refused(f"{address!r} is no address", code="bad_address") from error
-        items = [item for nic in found.item.get("nic") or [] for item in [nic]]
-        spans = [_span(item) for item in items]
+        spans = [self._span(nic) for nic in found.nics]
         if not any(span is None or wanted in span for span in spans):
             shown = ", ".join(str(span) for span in spans) or "none"
             raise Refused(f"{address} is in none of the networks of {vm}: {shown}", code="out_of_reach")
         return address, port
+
+    def _span(self, nic: Nic) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+        """Of an adapter's network; None of one without addresses (L2), where it may be any."""
+        cidr = cidr_of(network_of(self._api, nic.network))
+        return ipaddress.ip_network(cidr, strict=False) if cidr else None
 
     def channel(self, vm: str, name: str) -> AbstractContextManager[Channel]:
         raise _no_channel(f"the channel {name}")
@@ -338,14 +342,6 @@ def _holds(vm: Vm, details: dict[str, str]) -> bool:
     return all(vm.details.get(name) == value for name, value in details.items()) and not (
         set(vm.details) - set(details)
     )
-
-
-def _span(nic: dict[str, str]) -> ipaddress.IPv4Network | None:
-    """The subnet of an adapter; None on a network without addresses (L2), where it may be any."""
-    address, mask = nic.get("ipaddress"), nic.get("netmask")
-    if not address or not mask:
-        return None
-    return ipaddress.IPv4Network(f"{address}/{mask}", strict=False)
 
 
 def _no_channel(what: str) -> Refused:

@@ -15,7 +15,7 @@ from refloat.destinations.base import Feasible
 from refloat.destinations.cloudstack_api import Item
 from refloat.destinations.cloudstack_compute import wanted_compute
 from refloat.destinations.cloudstack_look import Look, Vm, Volume, offering_of
-from refloat.destinations.cloudstack_nics import network_of, wanted_nics
+from refloat.destinations.cloudstack_nics import cidr_of, network_of, wanted_nics
 from refloat.destinations.cloudstack_plan import buses_of, with_buses
 from refloat.destinations.cloudstack_snapshots import RATE
 from refloat.errors import RefloatError, Refused, Unreachable
@@ -302,7 +302,7 @@ class Check:
 
 def _no_address(network: Item, name: str, address: str) -> str:
     """Why this network cannot give that address; "" where it can or none is asked for."""
-    cidr = str(network.get("networkcidr") or network.get("cidr") or "")
+    cidr = cidr_of(network)
     if not address or not cidr:
         return ""
     if ip_address(address) not in ip_network(cidr, strict=False):

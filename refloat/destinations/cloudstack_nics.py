@@ -89,6 +89,11 @@ def network_of(api: Api, network: str) -> Item:
     )
 
 
+def cidr_of(network: Item) -> str:
+    """Of all its addresses, also where a part is reserved; "" of a network that gives none."""
+    return str(network.get("networkcidr") or network.get("cidr") or "")
+
+
 def _add(orders: Orders, look: Look, vm: Vm, nic: WantedNic) -> None:
     asked = {"macaddress": nic.mac, "ipaddress": nic.address}
 
