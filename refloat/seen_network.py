@@ -62,8 +62,8 @@ def fits(nic: SourceNic, config: NicConfig) -> bool:
 
 
 def with_last_seen(new: SourceVM, known: SourceVM | None) -> SourceVM:
-    """`new` with the last good capture of each adapter of which nothing is seen now: VMware Tools may be down,
-    or the VM off."""
+    """`new` with the last good capture of each adapter of which nothing is seen now: VMware Tools may be
+    down, or the VM off."""
     before = {(nic.mac, nic.network): nic.seen for nic in known.nics} if known else {}
     nics = (nic if nic.seen else replace(nic, seen=before.get((nic.mac, nic.network))) for nic in new.nics)
     return replace(new, nics=tuple(nics))

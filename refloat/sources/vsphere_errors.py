@@ -20,6 +20,10 @@ class CertificateDiffers(Exception):
         self.seen = seen
 
 
+class BadAnswer(Exception):
+    """An answer that does not say what the API's description promises."""
+
+
 _HOST_LOST = (
     vim.fault.HostConnectFault,
     vmodl.fault.HostNotConnected,
@@ -39,6 +43,12 @@ def translate(error: Any, what: str, settings: VsphereSettings) -> RefloatError:
             f"{what}: {site} shows a certificate with the thumbprint {error.seen}: not the pinned one",
             code="vsphere_certificate",
             hint="find out why first; a renewed certificate needs its thumbprint in the estate file",
+        )
+    if isinstance(error, BadAnswer):
+        return Failed(
+            f"{what}: {site} gave an answer that cannot be understood: {error}",
+            code="vsphere_answer",
+            hint="this is a defect: please report it with the version of vCenter",
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         return Unreachable(

@@ -11,12 +11,13 @@ import os
 import shutil
 import socket
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from refloat.command import Service
+from refloat.command import CommandFailed, Service
 from refloat.errors import Failed, RefloatError, Refused
 from refloat.sources.vsphere_hardware import VmDisk
 from refloat.sources.vsphere_session import thumbprint
@@ -47,7 +48,7 @@ def readers(
             code="no_reader",
             hint="add `reader` to the site: docs/vsphere.md has the command for nbdkit and VDDK",
         )
-    directory = _directory(vm)
+    directory = _directory(settings.name, vm)
     words = {
         "server": settings.server,
         "port": str(settings.port),
@@ -72,17 +73,15 @@ def readers(
             (directory / "password").unlink()
             yield {disk.key: reader.uri for disk, reader in zip(disks, started, strict=True)}
         except RefloatError as error:
-            said = "; ".join(filter(None, (_said(reader, password) for reader in started)))
-            if said and not error.message.endswith(said):
-                error.message = f"{error.message}; the reader says: {said}"
+            _explain(error, started, password)
             raise
 
 
-def _directory(vm: str) -> Path:
-    """Always the same for a VM, so that what a killed run left goes. Short: a socket's path has at most 107
-    bytes."""
+def _directory(site: str, vm: str) -> Path:
+    """Always the same for a VM, so that what a killed run left goes; two sites may give one id to two VMs.
+    Short: a socket's path has at most 107 bytes."""
     base = Path("/run") if os.geteuid() == 0 else Path(tempfile.gettempdir())
-    directory = base / f"refloat-vddk-{os.getuid()}" / vm
+    directory = base / f"refloat-vddk-{os.getuid()}" / f"{vm}-{zlib.crc32(site.encode()):08x}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.parent.mkdir(mode=0o700, exist_ok=True)
     if directory.parent.stat().st_uid != os.geteuid() or directory.parent.is_symlink():
@@ -125,9 +124,15 @@ def _listens(path: Path) -> bool:
     return True
 
 
-def _said(reader: _Reader, password: str) -> str:
-    tail = reader.service.errors()[-_TAIL:].strip().replace(password, "***")
-    return f"{reader.label}: {tail}" if tail else ""
+def _explain(error: RefloatError, readers: Sequence[_Reader], password: str) -> None:
+    """What the programs said, in the error; never the password, whoever says it."""
+    said = [f"{one.label}: {tail}" for one in readers if (tail := one.service.errors()[-_TAIL:].strip())]
+    message = error.message
+    if said and not isinstance(error, CommandFailed):  # which says it itself
+        message = f"{message}; the reader says: {'; '.join(said)}"
+    error.message = message.replace(password, "***")
+    error.hint = error.hint.replace(password, "***")
+    error.args = (error.message,)
 
 
 def _stop(service: Service) -> None:

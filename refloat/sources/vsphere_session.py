@@ -22,7 +22,7 @@ from pyVmomi import SoapStubAdapter, vim, vmodl
 from pyVmomi.VmomiSupport import versionMap
 
 from refloat.errors import Failed, RefloatError
-from refloat.sources.vsphere_errors import CertificateDiffers, translate
+from refloat.sources.vsphere_errors import BadAnswer, CertificateDiffers, translate
 from refloat.sources.vsphere_settings import VsphereSettings
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,13 @@ _OLDEST = "5.5"
 _FASTEST_POLL, _SLOWEST_POLL = 0.05, 2.0  # seconds
 
 # The other side closed a connection that had been kept: an answer may be lost.
-_CLOSED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+_CLOSED = (
+    http.client.RemoteDisconnected,
+    ConnectionResetError,
+    BrokenPipeError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
 _SILENT = (OSError, http.client.HTTPException, ExpatError)
 
 
@@ -70,7 +76,7 @@ class Session:
                     cut = True
         except RefloatError:
             raise
-        except (vmodl.MethodFault, *_SILENT, CertificateDiffers) as error:
+        except (vmodl.MethodFault, *_SILENT, CertificateDiffers, BadAnswer) as error:
             raise translate(error, what, self._settings) from None
 
     def read(self, what: str, thing: Any, *paths: str) -> dict[str, Any]:
@@ -132,7 +138,7 @@ class Session:
             return
         try:
             content.sessionManager.Logout()
-        except (vmodl.MethodFault, *_SILENT, CertificateDiffers) as error:
+        except (vmodl.MethodFault, *_SILENT, CertificateDiffers, BadAnswer) as error:
             log.debug("log out of %s: %s", self._settings.name, type(error).__name__)
         stub.DropConnections()
 
@@ -177,6 +183,18 @@ class Session:
 
     def _connection(self, **_place: Any) -> _Connection:
         return _Connection(self._settings)
+
+
+class _Stub(SoapStubAdapter):
+    """Tells an answer that pyVmomi cannot decode from an error of ours."""
+
+    def InvokeMethod(self, *words: Any, **more: Any) -> Any:  # noqa: N802
+        try:
+            return super().InvokeMethod(*words, **more)
+        except (vmodl.MethodFault, *_SILENT, CertificateDiffers):
+            raise
+        except Exception as error:
+            raise BadAnswer(f"{type(error).__name__}: {error}") from error
 
 
 class _Connection(http.client.HTTPSConnection):

@@ -140,7 +140,10 @@ func (w *world) changeDevices(vm *simulator.VirtualMachine, o vmOrder) {
 			_, scsi := one.(types.BaseVirtualSCSIController)
 			_, sata := one.(types.BaseVirtualSATAController)
 			_, nvme := one.(*types.VirtualNVMEController)
-			if !(o.Disks != nil && (disk || scsi || sata || nvme)) && !(o.Nics != nil && nic) {
+			_, tpm := one.(*types.VirtualTPM)
+			_, passed := one.(*types.VirtualPCIPassthrough)
+			gone := disk || scsi || sata || nvme || tpm || passed
+			if !(o.Disks != nil && gone) && !(o.Nics != nil && nic) {
 				kept = append(kept, one)
 			}
 		}

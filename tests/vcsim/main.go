@@ -80,6 +80,7 @@ func main() {
 	}
 	model := simulator.VPX()
 	model.Cluster, model.Host, model.Machine, model.Portgroup, model.Datastore = 0, 1, 2, 1, 1
+	model.ServiceContent.About.ApiVersion = "7.0.3.0" // the simulator says 6.5, and knows types of later ones
 	must(model.Create())
 	addAutoStart()
 

@@ -22,3 +22,4 @@ class SoapStubAdapter:
     ) -> None: ...
     def DropConnections(self) -> None: ...  # noqa: N802
     def SetSessionId(self, sessionId: str | None) -> None: ...  # noqa: N802, N803
+    def InvokeMethod(self, *words: Any, **more: Any) -> Any: ...  # noqa: N802
