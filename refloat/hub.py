@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from refloat.callback import accept
 from refloat.caretaker import Caretaker, Due, Replication, decision_due, replication, sync_due
 from refloat.clock import now
 from refloat.config import Config
@@ -23,6 +24,7 @@ from refloat.fence import watch_source
 from refloat.jobs.engine import Engine
 from refloat.jobs.steps import commit_begun
 from refloat.model import (
+    Callback,
     Decision,
     JobState,
     Mode,
@@ -57,6 +59,8 @@ ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
 
 class Hub:
     """Every method raises NotFound for unknown names and Refused or Busy when nothing was done."""
+
+    callback: Callback | None = None  # where guests report by HTTPS
 
     def __init__(self, config: Config, estate: Estate, platforms: Platforms | None = None) -> None:
         self.data_dir = config.data_dir
@@ -238,6 +242,10 @@ class Hub:
         self.store.job(job_id)
         return self.store.events(job_id, after)
 
+    def take_report(self, job_id: str, body: bytes) -> int:
+        """A report that came by HTTPS: the number to acknowledge. Raises ReportRejected."""
+        return accept(self.store, job_id, body)
+
     def commit(self, job_id: str, by: str, reason: str = "") -> Job:
         """One-way: the recovered VM becomes the protected VM's successor."""
         with self._deciding:
@@ -319,6 +327,7 @@ class Hub:
             data_dir=self.data_dir,
             synchronise=lambda cancelled: self.synchronise(name, cancelled),
             drivers=self.drivers,
+            callback=self.callback,
         )
 
     def _ends_by_rollback(self, job_id: str) -> tuple[JobState, ...]:
@@ -377,7 +386,8 @@ def _only_hub(data_dir: Path) -> Any:
     return lock
 
 
-def open_hub(config: Config) -> Hub:
+def open_hub(config: Config, callback: Callback | None = None) -> Hub:
     hub = Hub(config, load_estate(config.estate))
+    hub.callback = callback
     hub.open()
     return hub

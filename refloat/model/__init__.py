@@ -51,6 +51,7 @@ from refloat.model.hardware import (
 from refloat.model.job import (
     Action,
     AdaptRequest,
+    Callback,
     Decision,
     Fence,
     JobState,
@@ -114,6 +115,7 @@ __all__ = [
     "AttachedNic",
     "BitLocker",
     "BootDriver",
+    "Callback",
     "Change",
     "ChangeKind",
     "Decision",

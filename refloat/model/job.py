@@ -108,6 +108,16 @@ class Secrets:
 
 
 @dataclass(frozen=True)
+class Callback:
+    """Where a guest sends its reports: `url` is up to the job's id, `certificate` (PEM) is what it trusts there
+    and nothing else; empty for plain HTTP. `own`: the hub made the certificate for itself."""
+
+    url: str
+    certificate: str = field(default="", repr=False)
+    own: bool = True
+
+
+@dataclass(frozen=True)
 class Plan:
     """Every value that two steps must agree on, chosen once at preflight (secrets apart)."""
 
@@ -128,6 +138,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     serial_console: bool = False
     drivers: DriverChoice | None = None  # for a Windows guest that is adapted
+    callback: Callback | None = None
 
 
 @dataclass(frozen=True)
@@ -145,3 +156,4 @@ class AdaptRequest:
     serial_console: bool = False  # add one to the kernel's command line where there is none
     luks_keys: dict[str, str] = field(default_factory=dict, repr=False)  # container's UUID: passphrase
     windows: WindowsRequest | None = None  # for a Windows guest
+    callback: Callback | None = None  # its url is this job's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -76,6 +76,16 @@ class EventRow(Base):
     data: Mapped[dict[str, Any]]
 
     __table_args__ = (Index("ix_events_job_id", "job", "id"),)
+
+
+class InboxRow(Base):
+    """A report that came by HTTPS, as it came."""
+
+    __tablename__ = "report_inbox"
+
+    job: Mapped[str] = mapped_column(String, primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    line: Mapped[bytes]
 
 
 class ProvisionRow(Base):

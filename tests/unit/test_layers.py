@@ -22,6 +22,7 @@ LAYERS = (
         "fence",
         "readiness",
         "adapt",
+        "callback",
         "promote",
         "validate",
         "reports",

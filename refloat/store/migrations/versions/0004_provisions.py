@@ -1,4 +1,4 @@
-"""Targets whose controller was made through the platform's API: the wish, and what became of it."""
+"""What was made for targets through their platforms' API, and reports that came by HTTPS."""
 
 from __future__ import annotations
 
@@ -14,4 +14,10 @@ def upgrade() -> None:
         "provisions",
         sa.Column("target", sa.String(), primary_key=True),
         sa.Column("data", sa.JSON(), nullable=False),
+    )
+    op.create_table(
+        "report_inbox",
+        sa.Column("job", sa.String(), primary_key=True),
+        sa.Column("sequence", sa.BigInteger(), primary_key=True, autoincrement=False),
+        sa.Column("line", sa.LargeBinary(), nullable=False),
     )
