@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,3 +67,18 @@ def down() -> None:
     from refloat.lab.layout import default_lab
 
     lab_down(default_lab(), _say)
+
+
+@app.command()
+def image(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The raw image that is written.")],
+) -> None:
+    """Writes the controller's image, which `refloat target add` makes controllers of. It holds no key."""
+    from refloat.command import run
+    from refloat.errors import Refused
+    from refloat.lab.images import controller_image
+
+    if file.exists():
+        raise Refused(f"{file} exists", code="file_exists", hint="name a new file")
+    run(["cp", "--sparse=always", str(controller_image(_say)), str(file)])
+    typer.echo(f"{file}: name it in the estate as a target's provision.image")
