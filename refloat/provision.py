@@ -204,6 +204,12 @@ class Provisions:
         """The wish with its values, kept; nothing of it exists yet."""
         wish = self._estate.target(name)
         source = self._platforms.source(wish.source_site).inventory(wish.source_vm)
+        if source.problems:
+            raise Refused(
+                f"{source.name} cannot be replicated as it is: {'; '.join(source.problems)}",
+                code="not_replicable",
+                hint="change that at the source, then add the target again",
+            )
         disks = tuple(WantedDisk(disk.key, disk.capacity) for disk in source.disks)
         wanted = wanted_controller(self._estate, name, disks, secrets.token_hex(4))
         provisioner.check(wanted)

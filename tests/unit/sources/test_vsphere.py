@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyVmomi import vim, vmodl
 
 from refloat.errors import Refused
 from refloat.model import DiskBus
@@ -16,6 +18,21 @@ from refloat.sources.vsphere_changes import doubt, write_checkpoint
 from refloat.sources.vsphere_hardware import VmDisk
 from refloat.sources.vsphere_session import best_version, thumbprint
 
+DOCS = Path(__file__).parents[3] / "docs" / "vsphere.md"
+# All that the driver calls, by the name in pyVmomi.
+CALLS = (
+    (vim.VirtualMachine, "ShutdownGuest"),
+    (vim.VirtualMachine, "PowerOff"),
+    (vim.VirtualMachine, "PowerOn"),
+    (vim.VirtualMachine, "CreateSnapshot"),
+    (vim.VirtualMachine, "QueryChangedDiskAreas"),
+    (vim.vm.Snapshot, "Remove"),
+    (vim.host.AutoStartManager, "Reconfigure"),
+    (vim.SearchIndex, "FindByUuid"),
+    (vim.SearchIndex, "FindByInventoryPath"),
+    (vim.view.ViewManager, "CreateContainerView"),
+    (vmodl.query.PropertyCollector, "RetrievePropertiesEx"),
+)
 DISK = VmDisk(
     2000, "Hard disk 1", 1 << 20, DiskBus.PVSCSI, "[ds] a", "u1", "persistent", False, "52 de/7", "", ""
 )
@@ -67,3 +84,11 @@ def test_a_file_that_holds_no_secret(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(Refused) as caught:
         SecretRef(file=str(file)).read()
     assert caught.value.code == "secret" and "xxx" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "method"), CALLS, ids=lambda one: str(one))
+def test_the_role_has_what_each_call_needs(kind: Any, method: str) -> None:
+    """The privilege by VMware's own description of the API, in the table of the page."""
+    info = kind._GetMethodInfo(method)
+    rows = [line for line in DOCS.read_text().splitlines() if line.startswith("|")]
+    assert any(f"`{info.privId}`" in row and f"`{info.wsdlName}`" in row for row in rows)
