@@ -26,7 +26,6 @@ from tests.cloudstack.model import (
 from tests.cloudstack.params import Params
 
 Entity = TypeVar("Entity")
-READ_ONLY_DETAILS = {"rootdiskcontroller", "datadiskcontroller"}  # user.vm.readonly.details' default
 
 
 class Cloud:

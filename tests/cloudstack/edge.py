@@ -9,12 +9,12 @@ from typing import Any
 
 from tests.cloudstack import changes, listing, misc, snapshots, vms, volumes
 from tests.cloudstack.cloud import Cloud
-from tests.cloudstack.errors import THROTTLED, UNSUPPORTED, ApiError
+from tests.cloudstack.errors import THROTTLED, UNAUTHORIZED, UNSUPPORTED, ApiError
 from tests.cloudstack.jobs import Started
 from tests.cloudstack.model import Key
 from tests.cloudstack.params import Params
 from tests.cloudstack.registry import COMMANDS, Call
-from tests.cloudstack.signature import verify
+from tests.cloudstack.signature import TEXT, verify
 
 MODULES = (changes, listing, misc, snapshots, vms, volumes)  # importing them registers their commands
 COMMON = {
@@ -28,7 +28,6 @@ COMMON = {
     "sessionkey",
 }
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "parameters.json").read_text())
-EVERY_LIST = ("page", "pagesize", "keyword")
 
 
 class Edge:
@@ -62,11 +61,11 @@ class Edge:
         call = Call(self.cloud, params, key, commands)
         if name not in commands or name not in COMMANDS:
             self.unpublished.append(f"command {name}" if name not in commands else f"{name}: not modelled")
-        if name not in commands or name not in COMMANDS or not call.may(name):
+            raise ApiError(UNAUTHORIZED, TEXT)  # verifyRequest knows no such command: as a wrong signature
+        if not call.may(name):
             raise ApiError(
                 UNSUPPORTED,
-                f"The given command '{name}' either does not exist, is not available for user, or not "
-                "available from ip address.",
+                f"The API [{name}] does not exist or is not available for the account {key.account}.",
             )
         self.requests.append((name, dict(raw)))
         self._check_published(name, params, commands[name])
@@ -86,9 +85,18 @@ class Edge:
     def _check_published(self, name: str, params: Params, spec: dict[str, Any]) -> None:
         """Unknown parameters are remembered (CloudStack ignores them); missing required ones are refused,
         431."""
-        known = {parameter.lower() for parameter in spec["parameters"]}
-        for parameter in sorted(params.names() - known):
-            self.unpublished.append(f"{name}: parameter {parameter}")
-        for parameter, row in spec["parameters"].items():
+        rows = {parameter.lower(): row for parameter, row in spec["parameters"].items()}
+        for parameter in sorted(params.names()):
+            row = rows.get(parameter)
+            if row is None:
+                self.unpublished.append(f"{name}: parameter {parameter}")
+            elif not self._has(row.get("since")):
+                self.unpublished.append(f"{name}: parameter {parameter} came with {row['since']}")
+        for parameter, row in rows.items():
             if row.get("required") and parameter not in params.names():
                 params.need(parameter)
+
+    def _has(self, since: str | None) -> bool:
+        """Whether this server's version knows a parameter that came with `since`."""
+        numbers = [tuple(map(int, text.split(".")[:3])) for text in (self.cloud.version, since or "4.0.0")]
+        return numbers[0] >= numbers[1]

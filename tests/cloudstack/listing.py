@@ -59,7 +59,8 @@ def _shown(call: Call, vm: Vm) -> bool:
     networks = {nic.network.id for nic in vm.nics}
     wanted = call.p.get("networkid")
     return (
-        _same(call, id=vm.id, name=vm.name, state=vm.state, serviceofferingid=vm.offering.id)
+        _same(call, id=vm.id, state=vm.state, serviceofferingid=vm.offering.id)
+        and (call.p.get("name") or "").lower() in vm.name.lower()  # a part is enough (ListVMsCmd)
         and _wanted(call, vm.id)
         and _tagged(call, vm.id)
         and (keyword in vm.name.lower() or keyword in vm.display_name.lower())

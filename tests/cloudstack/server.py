@@ -149,6 +149,7 @@ class _Server(ThreadingHTTPServer):
 def _handler(server: CloudStack) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are two writes: else each answer takes 40 ms more
 
         def do_GET(self) -> None:
             self._serve(urlsplit(self.path).query)

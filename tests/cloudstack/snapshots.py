@@ -44,14 +44,15 @@ def create_snapshot(call: Call) -> Started:
         return {"snapshot": snapshot_answer(cloud, snapshot)}
 
     def one_at_a_time() -> None:
+        """takeSnapshot's refusals come masked: CreateSnapshotCmd.execute tells only that there was an
+        error."""
         others = [
             s for s in cloud.snapshots.values() if s.vm == volume.vm and s is not snapshot and volume.vm
         ]
         if any(s.state in ("Allocated", "BackingUp", "CreatedOnPrimary") for s in others):
             snapshot.state = "Error"
             raise broken(
-                "There is other active snapshot tasks on the instance to which the volume is attached, "
-                "please try again later"
+                "Failed to create snapshot due to an internal error creating snapshot for volume " + volume.id
             )
 
     return Started(work(), volume.vm, "Snapshot", snapshot.id, {"id": snapshot.id}, one_at_a_time)
@@ -95,7 +96,7 @@ def revert_snapshot(call: Call) -> Started:
         cloud.content(volume.id).write_bytes(snapshot.content)
         volume.state, volume.size = "Ready", snapshot.size
         cloud.note("revertSnapshot", snapshot.id)
-        return {"success": True}
+        return {"snapshot": snapshot_answer(cloud, snapshot)}
 
     return Started(work(), volume.vm, "Snapshot", snapshot.id, check=check)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.cloudstack.answers import volume_answer
 from tests.cloudstack.cloud import Cloud
-from tests.cloudstack.errors import ApiError, broken, refuse
+from tests.cloudstack.errors import PARAM, UNSUPPORTED, ApiError, broken, refuse
 from tests.cloudstack.jobs import Cancelled, Started, Work
 from tests.cloudstack.model import GIB, Vm, Volume
 from tests.cloudstack.registry import Answer, Call, command
@@ -78,7 +78,8 @@ def attach_volume(call: Call) -> Started:
             volume.state = before
             raise
         volume.state = before
-        place(cloud, volume)
+        if any(other.state != "Allocated" for other in cloud.volumes_of(vm.id)):
+            place(cloud, volume)  # attached to a VM that never ran, it stays Allocated until the start
         _move_to_scope_of_root(cloud, vm, volume)
         volume.vm, volume.device = vm.id, chosen
         volume.type = "ROOT" if chosen == 0 else "DATADISK"
@@ -254,22 +255,42 @@ def update_volume(call: Call) -> Started:
 
 @command("resizeVolume")
 def resize_volume(call: Call) -> Started:
+    """Refusals are 432 (ResizeVolumeCmd.execute), not 431."""
     cloud, p, volume = call.cloud, call.p, call.cloud.volume(call.p)
     gib = p.whole("size")
 
     def work() -> Work:
-        if volume.state not in ("Allocated", "Ready"):
-            raise refuse("Volume should be in ready or allocated state before attempting a resize.")
-        if gib is None:
-            raise refuse("Size must be given to resize a volume with a customized disk offering")
-        if gib * GIB < volume.size and not p.flag("shrinkok"):
-            raise refuse(
-                "Going from existing size to a smaller one would shrink the volume; shrinkok is needed"
-            )
-        cloud.check_limit("primary_storage", gib - (volume.size >> 30))
+        try:
+            _check_resize(call, volume, gib)
+        except ApiError as error:
+            raise ApiError(UNSUPPORTED if error.code == PARAM else error.code, error.text) from None
         yield 2.0
-        volume.size = gib * GIB
+        volume.size = (gib or 0) * GIB
         cloud.note("resizeVolume", volume.id)
         return {"volume": volume_answer(cloud, volume, call.root_admin)}
 
     return Started(work(), volume.vm, "Volume", volume.id)
+
+
+def _check_resize(call: Call, volume: Volume, gib: int | None) -> None:
+    """VolumeApiServiceImpl.resizeVolume and validateVolumeResizeWithSize."""
+    cloud = call.cloud
+    if any(s.volume == volume.id and s.state in ("Allocated", "BackingUp") for s in cloud.snapshots.values()):
+        raise broken(
+            "There is/are unbacked up snapshot(s) on this volume, resize volume is not permitted, please try "
+            "again later."
+        )
+    if volume.state not in ("Allocated", "Ready"):
+        raise refuse(
+            "Volume should be in ready or allocated state before attempting a resize. Volume "
+            f"{volume.id} is in state {volume.state}."
+        )
+    if gib is None:
+        raise refuse("A size is needed to resize a volume of a customized disk offering")
+    if volume.vm is not None and cloud.has_vm_snapshots(volume.vm):
+        raise refuse("A volume that is attached to a VM with any VM snapshots cannot be resized.")
+    if gib * GIB < volume.size and volume.state != "Allocated":
+        raise refuse("Unable to shrink volumes of type QCOW2")
+    if gib * GIB < volume.size and not call.p.flag("shrinkok"):
+        raise refuse("Need to sign off by supplying the shrinkok parameter with value of true.")
+    cloud.check_limit("primary_storage", gib - (volume.size >> 30))
