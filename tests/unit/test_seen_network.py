@@ -9,6 +9,7 @@ import pytest
 from refloat.decide import Place, plan_nics
 from refloat.model import (
     AddressOrigin,
+    LinkKind,
     NetworkMode,
     NicConfig,
     NicMethod,
@@ -119,7 +120,7 @@ def test_rules_for_another_subnet_apply_to_the_platforms_word() -> None:
 
 def test_what_carries_a_vlan_is_only_compared() -> None:
     below = NicConfig("ens192", NicMethod.NONE)
-    vlan = replace(FILES, name="ens192.7", members=("ens192",), kind="vlan", vlan_id=7)
+    vlan = replace(FILES, name="ens192.7", members=("ens192",), kind=LinkKind.VLAN, vlan_id=7)
     one = planned(seen(("10.20.30.50/24", MANUAL)), below, vlan)
     assert one.config == below and "the files' word is taken" in one.reason
 
