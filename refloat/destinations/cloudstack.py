@@ -67,8 +67,11 @@ class CloudStackDestination:
         before = self._vm(vm)
 
         def known(journal: Journal) -> list[str]:
+            """The ids on which its jobs are: jobs of a snapshot name the snapshot alone."""
             attached = [volume.id for volume in self._look.volumes(before.id)]
-            return [before.id, *attached, *(journal.notes.get(_DISKS) or {})]
+            volumes = {*attached, *(journal.notes.get(_DISKS) or {})}
+            made = [one.id for volume in volumes for one in self._look.snapshots(volume)]
+            return [before.id, *volumes, *made]
 
         with alone(self._api, self._journals, vm, known) as orders:
             orders.journal.note(_ID, before.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from refloat.destinations.cloudstack_look import Look, Vm
 from refloat.destinations.cloudstack_orders import Orders
-from refloat.destinations.cloudstack_plan import Compute, choose
+from refloat.destinations.cloudstack_plan import Compute, choose, details_of
 from refloat.errors import Refused
 
 
@@ -60,9 +60,8 @@ def _again(look: Look, home: dict[str, object]) -> Compute:
     """What the controller had. Details go with a custom offering only."""
     cpus, memory = int(str(home["cpus"])), int(str(home["memory"]))
     offering = look.offering(str(home["offering"]))
-    custom = offering is not None and offering.custom
-    speed = str(home["speed"] or (offering.speed if offering else 0) or look.api.settings.cpu_speed)
-    details = {"cpuNumber": str(cpus), "memory": str(memory), "cpuSpeed": speed} if custom else {}
+    speed = int(str(home["speed"])) or look.api.settings.cpu_speed
+    details = details_of(offering, cpus, memory, speed) if offering else {}
     return Compute(str(home["offering"]), cpus, memory, details)
 
 

@@ -112,7 +112,9 @@ class Look:
                 found = self._vms(id=identity)
                 if found:
                     return _vm(found[0])
-        both = [item for item in self._vms(name=name) if name in (item.get("displayname"), item.get("name"))]
+        both = [
+            item for item in self._vms(keyword=name) if name in (item.get("displayname"), item.get("name"))
+        ]
         if not both:
             raise NotFound(
                 f"CloudStack has no VM {name}",

@@ -250,14 +250,15 @@ def choose(offerings: Sequence[Offering], named: str, cpus: int, memory: int, sp
 def _made(one: Offering, cpus: int, memory: int, speed: int) -> Compute:
     if not one.custom:
         return Compute(one.id, one.cpus, one.memory, {})
-    cpus = _within(cpus, one.least_cpus, one.most_cpus) if not one.cpus else one.cpus
-    memory = _within(memory, one.least_memory, one.most_memory) if not one.memory else one.memory
-    return Compute(
-        one.id,
-        cpus,
-        memory,
-        {"cpuNumber": str(cpus), "memory": str(memory), "cpuSpeed": str(one.speed or speed)},
-    )
+    cpus = one.cpus or _within(cpus, one.least_cpus, one.most_cpus)
+    memory = one.memory or _within(memory, one.least_memory, one.most_memory)
+    return Compute(one.id, cpus, memory, details_of(one, cpus, memory, speed))
+
+
+def details_of(one: Offering, cpus: int, memory: int, speed: int) -> dict[str, str]:
+    """What a custom offering leaves open, and that only: CloudStack refuses what it fixes."""
+    asked = (("cpuNumber", one.cpus, cpus), ("memory", one.memory, memory), ("cpuSpeed", one.speed, speed))
+    return {name: str(value) for name, fixed, value in asked if one.custom and not fixed}
 
 
 def _within(value: int, least: int, most: int) -> int:
