@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -52,3 +53,7 @@ def _build(sources: list[Path], made: Path) -> None:
     argv = ["go", "build", "-o", str(draft), *map(str, sources)]
     subprocess.run(argv, check=True, env=environment, timeout=600)
     draft.rename(made)
+
+
+if __name__ == "__main__":
+    sys.exit(missing() or (binary() and None))
