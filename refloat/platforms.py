@@ -7,6 +7,7 @@ from pathlib import Path
 from refloat.controller.client import ControllerClient
 from refloat.destinations.base import Destination
 from refloat.destinations.cloudstack import CloudStackDestination
+from refloat.destinations.cloudstack_provision import CloudStackProvisioner
 from refloat.destinations.libvirt import LibvirtDestination
 from refloat.destinations.libvirt_provision import LibvirtProvisioner
 from refloat.destinations.libvirt_spec import AttachKind, NetworkAttach
@@ -95,6 +96,8 @@ class Platforms:
         if isinstance(form, LibvirtSite):
             networks = {name: _attach(network) for name, network in form.networks.items()}
             return LibvirtProvisioner(form.uri, networks)
+        if isinstance(form, CloudStackSite):
+            return CloudStackProvisioner(form.settings(), self._data_dir / "cloudstack" / site)
         raise Refused(
             f"controllers cannot be made at site {site}",
             code="no_provisioning",

@@ -16,6 +16,7 @@ from tests.contract.destination_rigs import URI, libvirt_missing, libvirt_pool
 from tests.contract.libvirt_ssh import libvirt_over_ssh, ssh_missing
 from tests.contract.provision_rigs import (
     MIB,
+    CloudStackProvisionRig,
     LibvirtProvisionRig,
     ProvisionRig,
     SimulatedProvisionRig,
@@ -45,10 +46,15 @@ def remote() -> Iterator[str]:
         yield uri
 
 
-@pytest.fixture(params=("simulated", *LIBVIRT))
+@pytest.fixture(params=("simulated", "cloudstack", *LIBVIRT))
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvisionRig]:
     if request.param == "simulated":
         yield SimulatedProvisionRig(tmp_path)
+        return
+    if request.param == "cloudstack":
+        there = CloudStackProvisionRig(tmp_path)
+        yield there
+        there.close()
         return
     if reason := libvirt_missing():
         pytest.skip(reason)
@@ -81,24 +87,27 @@ def test_a_controller_with_its_replica_volumes(rig: ProvisionRig) -> None:
     assert [nic.mac for nic in found.nics] == [wanted.mac]
     assert serials(rig)[1:] == [disk.serial for disk in made]
     assert rig.destination.power_state(wanted.vm) is PowerState.OFF
-    sizes = [Path(disk.volume).stat().st_size for disk in found.disks[1:]]
-    assert sizes == [disk.capacity for disk in wanted.disks]
+    if rig.own_disk():  # a platform that rounds sizes up shows it to the controller
+        sizes = [rig.file(disk.volume).stat().st_size for disk in found.disks[1:]]
+        assert sizes == [disk.capacity for disk in wanted.disks]
     if own := rig.own_disk():
         assert own == expected_own_disk(SEED)
-    assert len(rig.provisioner.left(wanted)) == 4
+    assert len(rig.provisioner.left(wanted)) == rig.parts
 
 
 def test_twice_is_once(rig: ProvisionRig) -> None:
     first = rig.provisioner.make(rig.wanted, SEED, silent)
-    Path(rig.destination.hardware(rig.wanted.vm).disks[1].volume).write_bytes(b"\x07" * 2 * MIB)
+    volume = rig.file(rig.destination.hardware(rig.wanted.vm).disks[1].volume)
+    volume.write_bytes(b"\x07" * 2 * MIB)
     assert rig.provisioner.make(rig.wanted, SEED, silent) == first
-    assert len(rig.provisioner.left(rig.wanted)) == 4
-    volume = Path(rig.destination.hardware(rig.wanted.vm).disks[1].volume)
+    assert len(rig.provisioner.left(rig.wanted)) == rig.parts
     assert volume.read_bytes() == b"\x07" * 2 * MIB, "a replica was made anew over its content"
 
 
-@pytest.mark.parametrize("act", range(4))
+@pytest.mark.parametrize("act", range(6))
 def test_a_kill_before_each_act(rig: ProvisionRig, act: int) -> None:
+    if act >= rig.acts:
+        pytest.skip("this platform has fewer acts")
     said: list[str] = []
 
     def dies(text: str) -> None:
@@ -109,13 +118,15 @@ def test_a_kill_before_each_act(rig: ProvisionRig, act: int) -> None:
     with pytest.raises(HubKilledError):
         rig.provisioner.make(rig.wanted, SEED, dies)
     rig.provisioner.make(rig.wanted, SEED, silent)
-    assert len(rig.provisioner.left(rig.wanted)) == 4
+    assert len(rig.provisioner.left(rig.wanted)) == rig.parts
     if own := rig.own_disk():
         assert own == expected_own_disk(SEED)
 
 
-@pytest.mark.parametrize("act", range(4))
+@pytest.mark.parametrize("act", range(6))
 def test_what_a_kill_left_is_removed(rig: ProvisionRig, act: int) -> None:
+    if act >= rig.acts:
+        pytest.skip("this platform has fewer acts")
     said: list[str] = []
 
     def dies(text: str) -> None:
@@ -130,13 +141,13 @@ def test_what_a_kill_left_is_removed(rig: ProvisionRig, act: int) -> None:
 
 
 def test_removal_takes_only_what_is_ours(rig: ProvisionRig) -> None:
-    other = replace(rig.wanted, id="ffffffff", vm=f"{rig.wanted.vm}x")
+    other = replace(rig.wanted, id="ffffffff", vm=f"{rig.wanted.vm}x", mac="52:54:00:aa:bb:cd")
     rig.provisioner.make(rig.wanted, SEED, silent)
     rig.provisioner.make(other, SEED, silent)
     try:
         rig.provisioner.remove(rig.wanted)
         assert rig.provisioner.left(rig.wanted) == ()
-        assert len(rig.provisioner.left(other)) == 4
+        assert len(rig.provisioner.left(other)) == rig.parts
         rig.provisioner.remove(rig.wanted)
     finally:
         rig.provisioner.remove(other)
@@ -153,7 +164,7 @@ def test_a_vm_of_others_with_that_name_is_refused(rig: ProvisionRig) -> None:
         with pytest.raises(Refused) as refused:
             verb()
         assert refused.value.code == "vm_exists"
-    assert len(rig.provisioner.left(rig.wanted)) == 4
+    assert len(rig.provisioner.left(rig.wanted)) == rig.parts
 
 
 def test_a_recovered_vm_is_not_removed(rig: ProvisionRig) -> None:
@@ -164,7 +175,7 @@ def test_a_recovered_vm_is_not_removed(rig: ProvisionRig) -> None:
     with pytest.raises(Refused) as refused:
         rig.provisioner.remove(rig.wanted)
     assert refused.value.code == "in_use"
-    assert len(rig.provisioner.left(rig.wanted)) == 4
+    assert len(rig.provisioner.left(rig.wanted)) == rig.parts
     rig.destination.set_disks(rig.wanted.vm, disks)
 
 
