@@ -185,6 +185,7 @@ def network_answer(cloud: Cloud, network: Network) -> dict[str, Any]:
 
 
 def template_answer(cloud: Cloud, template: Template) -> dict[str, Any]:
+    template.ready = template.ready or 0 < template.available <= cloud.clock.now
     return {
         "id": template.id,
         "name": template.name,

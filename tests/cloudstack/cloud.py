@@ -22,6 +22,7 @@ from tests.cloudstack.model import (
     VmSnapshot,
     Volume,
     Zone,
+    new_id,
 )
 from tests.cloudstack.params import Params
 
@@ -37,6 +38,7 @@ class Cloud:
         self.jobs = Jobs(self.clock)
         self.version = "4.20.1.0"
         self.zone = Zone("zone-1")
+        self.domain = new_id()
         self.hosts: dict[str, Host] = {}
         self.pools: dict[str, Pool] = {}
         self.disk_offerings: dict[str, DiskOffering] = {}

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from tests.cloudstack.answers import template_answer
 from tests.cloudstack.errors import refuse
 from tests.cloudstack.jobs import Job, Started, Work
-from tests.cloudstack.model import Tag
+from tests.cloudstack.model import Tag, Template
 from tests.cloudstack.registry import COMMANDS, Answer, Call, command, listing
 
 LIMITS = {
@@ -200,3 +201,53 @@ def console(call: Call) -> Answer:
         }
     url = f"http://127.0.0.1/resource/noVNC/vnc.html?token={vm.id}"
     return {"consoleendpoint": {"success": True, "url": url}}
+
+
+COUNTED = {"vm": "user_vm", "volume": "volume", "snapshot": "snapshot", "cpu": "cpu", "memory": "memory",
+           "primarystorage": "primary_storage"}  # fmt: skip
+
+
+@command("listAccounts")
+def accounts(call: Call) -> Answer:
+    """The caller's account, with what it may still use: numbers as text, "Unlimited" without a limit."""
+    cloud = call.cloud
+    row: Answer = {
+        "id": call.key.account,
+        "name": call.key.account,
+        "domainid": cloud.domain,
+        "roletype": call.key.role,
+        "rolename": call.key.role,
+        "accounttype": {"User": 0, "Admin": 1, "DomainAdmin": 2}[call.key.role],
+        "state": "enabled",
+    }
+    for field, resource in COUNTED.items():
+        limit, used = cloud.limits.get(resource, -1), cloud.used(resource)
+        row[f"{field}limit"] = "Unlimited" if limit < 0 else str(limit)
+        row[f"{field}total"] = used
+        row[f"{field}available"] = "Unlimited" if limit < 0 else str(limit - used)
+    shown = call.p.get("name") in (None, call.key.account)
+    return listing("account", [row] if shown else [], call)
+
+
+@command("listProjects")
+def projects(call: Call) -> Answer:
+    return listing("project", [], call)
+
+
+@command("registerTemplate")
+def register_template(call: Call) -> Answer:
+    """Answers at once; the image is downloaded later (isready), and can't be deployed from before."""
+    cloud, p = call.cloud, call.p
+    if (p.get("zoneid") is None) == (p.get("zoneids") is None):
+        raise refuse("Either zoneid or zoneids is required. Both cannot be null.")
+    if not p.need("url").startswith(("http://", "https://")):
+        raise refuse(f"Unsupported scheme for url: {p.get('url')}")
+    if p.need("format").upper() not in ("QCOW2", "RAW"):
+        raise refuse(f"The format {p.get('format')} is not supported by KVM")
+    fallback = next(iter(cloud.os_types))
+    os_type = cloud.find(cloud.os_types, p, "ostypeid", required=False)
+    template = Template(p.need("name"), os_type=os_type.id if os_type else fallback, ready=False)
+    template.details = dict(p.groups("details")[0]) if p.groups("details") else {}
+    template.available = cloud.clock.now + 30
+    cloud.templates[template.id] = template
+    return listing("template", [template_answer(cloud, template)], call)

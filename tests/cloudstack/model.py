@@ -76,6 +76,7 @@ class Template:
     content: bytes = b"template"
     details: dict[str, str] = field(default_factory=dict)
     ready: bool = True
+    available: float = 0.0  # virtual time at which a registered template is downloaded
     id: str = field(default_factory=new_id)
 
 

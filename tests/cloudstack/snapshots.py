@@ -2,12 +2,13 @@
 
 from tests.cloudstack.answers import snapshot_answer
 from tests.cloudstack.cloud import Cloud
-from tests.cloudstack.errors import broken, refuse
+from tests.cloudstack.errors import ApiError, broken, refuse
 from tests.cloudstack.jobs import Cancelled, Started, Work
-from tests.cloudstack.model import Snapshot, VmSnapshot
+from tests.cloudstack.model import Snapshot, VmSnapshot, Volume
 from tests.cloudstack.registry import Call, command
 
 TAKES = 20.0  # virtual seconds; the same for the revert
+ACTIVE = ("Creating", "CreatedOnPrimary", "BackingUp")
 
 
 @command("createSnapshot")
@@ -26,36 +27,37 @@ def create_snapshot(call: Call) -> Started:
         )
     if vm is not None and vm.state not in ("Running", "Stopped"):
         raise refuse(f"Cannot take a snapshot of a volume of a VM in state {vm.state}")
+    active = [s for s in cloud.snapshots.values() if s.vm == volume.vm and s.state in ACTIVE]
+    if volume.vm and active:
+        raise refuse(
+            "There is other active snapshot tasks on the instance to which the volume is attached, "
+            "please try "
+            "again later"
+        )
     cloud.check_limit("snapshot", 1)
     snapshot = Snapshot(p.get("name") or f"{volume.name}_snapshot", volume.id, b"", volume.vm, volume.size)
     cloud.snapshots[snapshot.id] = snapshot
     cloud.note("createSnapshot", snapshot.id)
+    return Started(_take(cloud, volume, snapshot), volume.vm, "Snapshot", snapshot.id, {"id": snapshot.id})
 
-    def work() -> Work:
-        snapshot.state = "BackingUp"
-        snapshot.content = cloud.content(volume.id).read_bytes()
-        try:
-            yield TAKES
-        except Exception:
-            snapshot.state, snapshot.content = "Error", b""
+
+def _take(cloud: Cloud, volume: Volume, snapshot: Snapshot) -> Work:
+    """What goes wrong in the job comes masked: CreateSnapshotCmd.execute tells only that there was an
+    error."""
+    snapshot.state, volume.state = "BackingUp", "Snapshotting"
+    snapshot.content = cloud.content(volume.id).read_bytes()
+    try:
+        yield TAKES
+    except (ApiError, Cancelled) as error:
+        snapshot.state, snapshot.content, volume.state = "Error", b"", "Ready"
+        if isinstance(error, Cancelled):
             raise
-        snapshot.state = "BackedUp"
-        snapshot.revertable = volume.pool is not None and volume.pool.revertable
-        return {"snapshot": snapshot_answer(cloud, snapshot)}
-
-    def one_at_a_time() -> None:
-        """takeSnapshot's refusals come masked: CreateSnapshotCmd.execute tells only that there was an
-        error."""
-        others = [
-            s for s in cloud.snapshots.values() if s.vm == volume.vm and s is not snapshot and volume.vm
-        ]
-        if any(s.state in ("Allocated", "BackingUp", "CreatedOnPrimary") for s in others):
-            snapshot.state = "Error"
-            raise broken(
-                "Failed to create snapshot due to an internal error creating snapshot for volume " + volume.id
-            )
-
-    return Started(work(), volume.vm, "Snapshot", snapshot.id, {"id": snapshot.id}, one_at_a_time)
+        raise broken(
+            f"Failed to create snapshot due to an internal error creating snapshot for volume {volume.id}"
+        ) from None
+    snapshot.state, volume.state = "BackedUp", "Ready"
+    snapshot.revertable = volume.pool is not None and volume.pool.revertable
+    return {"snapshot": snapshot_answer(cloud, snapshot)}
 
 
 @command("revertSnapshot")
@@ -64,22 +66,23 @@ def revert_snapshot(call: Call) -> Started:
     volume = cloud.volumes[snapshot.volume]
 
     def check() -> None:
-        if volume.destroyed:
-            raise refuse("Failed to revert snapshot: its volume is gone")
+        if volume.destroyed or volume.state != "Ready":
+            raise refuse("The volume is not in Ready state.")
         if volume.vm and cloud.vms[volume.vm].state != "Stopped":
-            raise refuse("The VM the specified disk attached to is not in the shutdown state.")
+            raise refuse("The VM the specified disk is attached to is not in the shutdown state.")
         if volume.vm and cloud.has_vm_snapshots(volume.vm):
-            raise refuse(f"Cannot revert snapshot: VM {volume.vm} has VM snapshots")
-        if volume.state != "Ready":
-            raise refuse(f"Volume is not in Ready state but {volume.state}: can't revert")
+            raise refuse(
+                "Unable to revert snapshot for VM, please remove VM snapshots before reverting VM from "
+                "snapshot"
+            )
         if snapshot.state != "BackedUp":
-            raise refuse(f"Unable to revert to snapshot {snapshot.id} in state {snapshot.state}")
+            raise broken(f"snapshot {snapshot.name} [{snapshot.id}] does not exists in data store")
         if not snapshot.revertable:
-            raise broken(f"can not find strategy for snapshot: {snapshot.id} to revert it")
+            raise broken(f"Revert snapshot command failed for snapshot {snapshot.id}: no strategy reverts it")
 
     def work() -> Work:
         check()
-        volume.state = "Reverting"
+        volume.state = "RevertSnapshotting"
         before = cloud.content(volume.id).read_bytes()
         cloud.content(volume.id).write_bytes(
             snapshot.content[: len(snapshot.content) // 2] + b"half reverted"

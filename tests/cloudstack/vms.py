@@ -21,7 +21,7 @@ def deploy(call: Call) -> Started:
     offering = cloud.need(cloud.offerings, p, "serviceofferingid")
     template = cloud.need(cloud.templates, p, "templateid")
     cloud.need({cloud.zone.id: cloud.zone}, p, "zoneid")
-    if not template.ready:
+    if not template.ready and not 0 < template.available <= cloud.clock.now:
         raise refuse(f"Template {template.name} is not ready")
     details = p.merged("details")
     cpus, memory, speed = size_of(offering, details)
