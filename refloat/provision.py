@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from refloat.command import run
-from refloat.controller.seed import controller_seed, static_network
+from refloat.controller.seed import OFFSET, controller_seed, static_network
 from refloat.destinations.provisioner import Provisioner
 from refloat.durable import sync_directory
 from refloat.errors import Aborted, Busy, Failed, NotFound, RefloatError, Refused, Unreachable
@@ -337,6 +337,17 @@ def make_keys(directory: Path) -> None:
     sync_directory(draft)
     draft.rename(directory)
     sync_directory(directory.parent)
+
+
+def put_keys(image: Path, keys: Path) -> str:
+    """Puts the keys (make_keys) into a raw controller image, for a platform whose volumes cannot be written.
+    Returns the host key that all controllers of it show; its private half is then in the image alone."""
+    seed = controller_seed(_public(keys / "controller"), (keys / "host").read_bytes(), _public(keys / "host"))
+    with image.open("r+b") as disk:
+        disk.seek(OFFSET)
+        disk.write(seed)
+    (keys / "host").unlink()
+    return _public(keys / "host")
 
 
 def _public(key: Path) -> str:

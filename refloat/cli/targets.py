@@ -23,7 +23,8 @@ from refloat.cli.output import (
     sync_point_text,
     table,
 )
-from refloat.errors import Failed
+from refloat.errors import Failed, Refused
+from refloat.text import safe
 
 app = sub_app("Replication targets: what is protected, and how fresh its replica is.")
 
@@ -118,8 +119,9 @@ def remove_target(
     as_json: AsJson = False,
 ) -> None:
     """Delete the controller and the replica volumes that `add` made, and nothing else."""
-    if not yes:
-        typer.confirm(f"delete the controller and the replica of {target}?", abort=True)
+    question = f"delete the controller and the replica of {safe(target)}?"
+    if not yes and not (session_of(ctx).interactive() and typer.confirm(question, err=True)):
+        raise Refused("the removal was not confirmed", code="not_confirmed", hint="say so with --yes")
     with connect(ctx, url) as client:
         client.remove_target(target)
         ended = _wait(client, target, session_of(ctx), busy=_at_work)
