@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import requests
 from cs import CloudStack, CloudStackApiException, CloudStackException
 
-from refloat.destinations.cloudstack_errors import UNTRUSTED, Then, Trouble, row_of
+from refloat.destinations.cloudstack_errors import LOST, UNTRUSTED, Then, Trouble, row_of
 from refloat.destinations.cloudstack_settings import CloudStackSettings
 
 T = TypeVar("T")
@@ -85,9 +85,10 @@ class Api:
         result = answer.get("jobresult") or {}
         number = int(result.get("errorcode") or answer.get("jobresultcode") or 530)
         text = str(result.get("errortext") or "no reason given")[:_LONGEST_TEXT]
-        return JobResult(
-            state, Trouble(row_of(number), str(answer.get("cmd", "job")).split(".")[-1], text, number)
-        )
+        # AsyncJobManagerImpl's word for what was under way when a management server went: nobody knows how
+        # far.
+        row = LOST if "management server restart" in text else row_of(number)
+        return JobResult(state, Trouble(row, str(answer.get("cmd", "job")).split(".")[-1], text, number))
 
     # ------------------------------------------------------------ one request
 

@@ -94,7 +94,7 @@ class Check:
     def all(self, vm: Vm, wanted: Hardware, name: str, notes: Mapping[str, Any]) -> Feasible:
         """Raises Unreachable where CloudStack is silent; everything else is in the answer."""
         found = _Found()
-        may = frozenset(str(item.get("name")) for item in self._api.items("listApis", "api"))
+        may = frozenset(str(item.get("name")) for item in self._api.ask("listApis").get("api") or [])
         missing = sorted(set(CALLS) - may)
         if missing:
             found.no(f"the hub's key may not call {', '.join(missing)}: allow them in its role")

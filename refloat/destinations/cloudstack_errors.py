@@ -58,13 +58,13 @@ UNTRUSTED = Row(
     "cloudstack_tls",
     "name the authority of the server's certificate in `ca_file`, and the server as the certificate does",
 )
-_LOST = Row(Then.LOST, "cloudstack_lost", _AGAIN)
+LOST = Row(Then.LOST, "cloudstack_lost", _AGAIN)
 
 
 def row_of(code: int, said: bool = True) -> Row:
     """`said`: the management server itself answered in its own words, not a proxy before it."""
     if not said:
-        return ROWS[503] if code == 503 else _LOST
+        return ROWS[503] if code == 503 else LOST
     return ROWS.get(code, _OTHER)
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from refloat.destinations.cloudstack_api import Api, Item, JobState
-from refloat.destinations.cloudstack_errors import Then, Trouble
+from refloat.destinations.cloudstack_errors import LOST, Then, Trouble
 from refloat.destinations.cloudstack_journal import Journal, Journals
 from refloat.errors import Failed, Unreachable
 
@@ -81,6 +81,8 @@ class Orders:
         if job:
             self.journal.named(job)
             outcome = self._wait(job, command)
+            if outcome is not None and outcome.row.then is Then.LOST:
+                self.wait_out(time.monotonic() + self._settings.settle)
             self.journal.ended()
             return outcome
         self.journal.ended()
@@ -104,8 +106,10 @@ class Orders:
         deadline, pause = time.monotonic() + self._settings.job_timeout, self._settings.poll / 4
         while True:
             result = self.api.job(job)
-            if result is None or result.state is JobState.DONE:
-                return None  # of a job that is forgotten the state tells
+            if result is None:
+                return Trouble(LOST, command, f"CloudStack knows the job {job} no longer")
+            if result.state is JobState.DONE:
+                return None
             if result.state is JobState.FAILED:
                 return result.trouble
             if time.monotonic() > deadline:
