@@ -8,6 +8,7 @@ from tests.cloudstack.model import DiskOffering, Network, Nic, Offering, Snapsho
 
 def vm_answer(cloud: Cloud, vm: Vm, root_admin: bool = True) -> dict[str, Any]:
     root = cloud.root_of(vm.id)
+    hidden = set() if root_admin else cloud.setting_list("user.vm.denied.details")
     answer: dict[str, Any] = {
         "id": vm.id,
         "name": vm.name,
@@ -29,7 +30,7 @@ def vm_answer(cloud: Cloud, vm: Vm, root_admin: bool = True) -> dict[str, Any]:
         "ostypeid": vm.os_type,
         "osdisplayname": cloud.os_types[vm.os_type].name,
         "nic": [nic_answer(nic) for nic in sorted(vm.nics, key=lambda nic: nic.device)],
-        "details": dict(vm.details),
+        "details": {k: v for k, v in vm.details.items() if k not in hidden},
         "tags": cloud.tags_of(vm.id),
         "deleteprotection": vm.delete_protection,
         "isdynamicallyscalable": False,

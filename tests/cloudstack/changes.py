@@ -50,8 +50,9 @@ def _details(call: Call, vm: Vm) -> None:
     Only the map's first index counts (UpdateVMCmd.getDetails): details[1].x beside details[0].y is lost.
     """
     groups = call.p.groups("details")
-    read_only = read_only_details(call.cloud)
-    kept = {} if call.root_admin else {k: v for k, v in vm.details.items() if k in read_only}
+    read_only = call.cloud.setting_list("user.vm.readonly.details")
+    denied = call.cloud.setting_list("user.vm.denied.details")
+    kept = {} if call.root_admin else {k: v for k, v in vm.details.items() if k in read_only | denied}
     if call.p.flag("cleanupdetails"):
         vm.details = kept
         return
@@ -60,15 +61,13 @@ def _details(call: Call, vm: Vm) -> None:
     new = groups[0]
     if not call.root_admin:
         for name in new:
+            if name in denied:
+                raise refuse(f"You're not allowed to add or edit the restricted setting: {name}")
             if name in read_only:
                 raise refuse(f"You're not allowed to add or edit the read-only setting: {name}")
     if vm.offering.custom:  # verifyVmLimits: the sizes of a custom offering are details and must be there
         vm.cpus, vm.memory, vm.speed = size_of(vm.offering, new)
     vm.details = new | kept
-
-
-def read_only_details(cloud: Cloud) -> set[str]:
-    return {part.strip() for part in cloud.configuration["user.vm.readonly.details"].split(",")}
 
 
 @command("changeServiceForVirtualMachine")

@@ -56,7 +56,11 @@ class Cloud:
             "kvm.snapshot.enabled": "true",
             "allow.diskoffering.change.during.scale.vm": "false",
             "user.vm.readonly.details": "dataDiskController, rootDiskController",
+            "user.vm.denied.details": "rootdisksize, cpuOvercommitRatio, memoryOvercommitRatio, "
+            "Message.ReservedCapacityFreed.Flag",
         }
+        self.strict = False  # enforce.post.requests.and.timestamps, as far as it concerns the timestamps
+        self.overcommit = 1.0  # above it, a start leaves its ratios in the VM's details
         self.limits: dict[str, int] = {}  # resource type name -> maximum, absent: unlimited
         self.moves: list[tuple[str, str, str]] = []  # volume, from pool, to pool: data moved silently
         self.orphans: list[tuple[str, str]] = []  # volume, VM: attached, and cleared by a straggling detach
@@ -67,6 +71,9 @@ class Cloud:
 
     def content(self, volume: str) -> Path:
         return self.folder / volume
+
+    def setting_list(self, name: str) -> set[str]:
+        return {part.strip() for part in self.configuration[name].split(",")}
 
     def note(self, verb: str, entity: str) -> None:
         self.events.append((verb, entity))

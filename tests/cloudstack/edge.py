@@ -45,7 +45,7 @@ class Edge:
         """HTTP status and body."""
         name = next((value for key, value in raw.items() if key.lower() == "command"), "")
         try:
-            key = verify(raw, self.cloud.keys, self.now())
+            key = verify(raw, self.cloud.keys, self.now(), self.cloud.strict)
             envelope, body = self._run(name, raw, key)
         except ApiError as error:
             known = name in COMMANDS and error.code != UNSUPPORTED

@@ -13,6 +13,7 @@ from tests.cloudstack.answers import (
     vm_answer,
     volume_answer,
 )
+from tests.cloudstack.errors import refuse
 from tests.cloudstack.model import Vm, Volume
 from tests.cloudstack.registry import Answer, Call, command, listing
 
@@ -51,7 +52,11 @@ def _wanted(call: Call, identity: str) -> bool:
 def list_vms(call: Call) -> Answer:
     _known(call, call.cloud.vms, "id")
     vms = [vm for vm in call.cloud.vms.values() if not vm.removed and _shown(call, vm)]
-    return listing("virtualmachine", [vm_answer(call.cloud, vm, call.root_admin) for vm in vms], call)
+    rows = [vm_answer(call.cloud, vm, call.root_admin) for vm in vms]
+    asked = call.p.words("details")
+    if asked and not {"all", "nics"} & set(asked):
+        rows = [{key: value for key, value in row.items() if key != "nic"} for row in rows]
+    return listing("virtualmachine", rows, call)
 
 
 def _shown(call: Call, vm: Vm) -> bool:
@@ -139,6 +144,28 @@ def list_nics(call: Call) -> Answer:
     return listing("nic", rows, call)
 
 
+READY_ONLY = (
+    "featured",
+    "selfexecutable",
+    "sharedexecutable",
+    "community",
+)  # ListTemplatesCmd.listInReadyState
+
+
+def _templates(call: Call) -> dict[str, Any]:
+    wanted = call.p.need("templatefilter")
+    if wanted not in (*READY_ONLY, "self", "executable", "all", "system"):
+        raise refuse(f"Please specify a valid template filter: {wanted}")
+    if wanted == "all" and not call.root_admin:
+        raise refuse(f"Filter {wanted} can be specified by admin only")
+    every = call.cloud.templates
+    return {
+        k: v
+        for k, v in every.items()
+        if wanted not in READY_ONLY or template_answer(call.cloud, v)["isready"]
+    }
+
+
 Rows = Callable[[Call], tuple[dict[str, Any], Callable[[Any], Answer]]]
 
 
@@ -164,7 +191,7 @@ _plain("listDiskOfferings", "diskoffering", lambda call: (call.cloud.disk_offeri
 _plain(
     "listTemplates",
     "template",
-    lambda call: (call.cloud.templates, lambda item: template_answer(call.cloud, item)),
+    lambda call: (_templates(call), lambda item: template_answer(call.cloud, item)),
 )
 _plain(
     "listNetworks",

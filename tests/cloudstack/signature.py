@@ -31,8 +31,14 @@ def signed(params: Mapping[str, str], secret: str) -> str:
     return base64.b64encode(digest).decode()
 
 
-def verify(params: Mapping[str, str], keys: Mapping[str, Key], now: dt.datetime) -> Key:
-    """The key that signed; ApiError 401 when there is none. `now` is the server's idea of the time (UTC)."""
+WINDOW = dt.timedelta(minutes=15)
+
+
+def verify(params: Mapping[str, str], keys: Mapping[str, Key], now: dt.datetime, strict: bool = False) -> Key:
+    """The key that signed; ApiError 401 when there is none. `now` is the server's idea of the time (UTC).
+
+    strict: enforce.post.requests.and.timestamps is on: version 3 only, expiring within 15 minutes.
+    """
     named = {name.lower(): value for name, value in params.items()}
     key = keys.get(named.get("apikey", ""))
     given = named.get("signature")
@@ -43,8 +49,10 @@ def verify(params: Mapping[str, str], keys: Mapping[str, Key], now: dt.datetime)
             until = dt.datetime.strptime(named.get("expires", ""), EXPIRES)
         except ValueError:
             raise ApiError(UNAUTHORIZED, TEXT) from None
-        if until < now:
+        if until < now or (strict and until > now + WINDOW):
             raise ApiError(UNAUTHORIZED, TEXT)
+    elif strict:
+        raise ApiError(UNAUTHORIZED, TEXT)
     if not hmac.compare_digest(given.encode(), signed(params, key.secret).encode()):
         raise ApiError(UNAUTHORIZED, TEXT)
     return key

@@ -64,6 +64,17 @@ def test_a_wrong_signature_is_401(cloudstack: CloudStack, changed: str, value: s
     assert reply.text == "unable to verify user credentials and/or request signature"
 
 
+@pytest.mark.parametrize(("version", "minutes", "status"), [("3", 10, 200), ("3", 30, 401), ("2", 10, 401)])
+def test_timestamps_can_be_enforced(cloudstack: CloudStack, version: str, minutes: int, status: int) -> None:
+    """enforce.post.requests.and.timestamps in ApiServer.verifyRequest"""
+    cloudstack.cloud.strict = True
+    until = (dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%S+0000")
+    key = cloudstack.estate.admin
+    params = {"command": "listZones", "apikey": key.api, "signatureversion": version, "expires": until}
+    params["signature"] = signed(params, key.secret)
+    assert Client(cloudstack).raw(params).status == status
+
+
 def test_a_clock_that_differs_is_401(cloudstack: CloudStack) -> None:
     """facts, Async API: 401 auth or clock skew"""
     cloudstack.skew = dt.timedelta(minutes=20)

@@ -118,6 +118,21 @@ def test_read_only_details_are_not_a_plain_users(cloudstack: CloudStack) -> None
     assert answer["details"] == {"UEFI": "LEGACY", "rootDiskController": "scsi"}
 
 
+def test_a_start_leaves_ratios_among_the_details(cloudstack: CloudStack) -> None:
+    """VirtualMachineManagerImpl.orchestrateStart; user.vm.denied.details: hidden from a plain user, kept
+    for him"""
+    admin, user = Client(cloudstack), Client(cloudstack, cloudstack.estate.operator)
+    cloudstack.cloud.overcommit = 2.0
+    vm = admin.stopped()
+    assert "cpuOvercommitRatio" in admin.list("listVirtualMachines", id=vm)[0]["details"]
+    assert user.list("listVirtualMachines", id=vm, listall="true")[0]["details"] == {}
+    assert "restricted setting" in _update(user, vm, cpuOvercommitRatio="2.0").text
+    _update(user, vm, UEFI="LEGACY")
+    assert set(cloudstack.cloud.vms[vm].details) == {"UEFI", "cpuOvercommitRatio", "memoryOvercommitRatio"}
+    _update(admin, vm, UEFI="LEGACY")
+    assert cloudstack.cloud.vms[vm].details == {"UEFI": "LEGACY"}
+
+
 def test_ha_needs_an_offering_with_ha_and_the_details_are_saved_before(cloudstack: CloudStack) -> None:
     """UserVmManagerImpl.updateVirtualMachine: details first, then the refusal"""
     client = Client(cloudstack)

@@ -125,6 +125,9 @@ def start_work(cloud: Cloud, vm: Vm) -> Work:
     for volume in cloud.volumes_of(vm.id):
         place(cloud, volume)
     vm.state, vm.host, vm.starts = "Running", host, vm.starts + 1
+    if cloud.overcommit > 1:
+        ratio = str(cloud.overcommit)
+        vm.details |= {"cpuOvercommitRatio": ratio, "memoryOvercommitRatio": ratio}
     cloud.note("startVirtualMachine", vm.id)
     return {}
 
