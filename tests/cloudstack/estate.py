@@ -64,7 +64,9 @@ def furnish(cloud: Cloud) -> Estate:
     return Estate(
         nfs=_pool(cloud, Pool("nfs")),
         ceph=_pool(cloud, Pool("ceph", type="RBD", tag="ceph")),
-        cluster=_pool(cloud, Pool("cluster", scope="CLUSTER", type="SharedMountPoint", tag="cluster")),
+        cluster=_pool(
+            cloud, Pool("cluster", scope="CLUSTER", where="cluster-1", type="SharedMountPoint", tag="cluster")
+        ),
         managed=_pool(cloud, Pool("powerflex", type="PowerFlex", managed=True, tag="managed")),
         frozen=_pool(cloud, Pool("frozen", revertable=False, tag="frozen")),
         small=_offering(cloud, Offering("small", 1, 1024)),

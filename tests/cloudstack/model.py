@@ -23,6 +23,7 @@ class Host:
     uefi: bool = True
     cpus: int = 32
     memory: int = 65536  # MiB
+    cluster: str = "cluster-1"
     id: str = field(default_factory=new_id)
 
 
@@ -32,6 +33,7 @@ class Pool:
 
     name: str
     scope: str = "ZONE"  # ZONE, CLUSTER or HOST
+    where: str = ""  # the cluster's or host's name
     type: str = "NetworkFilesystem"
     managed: bool = False
     revertable: bool = True

@@ -79,7 +79,7 @@ def make_nic(
     if not MAC.fullmatch(chosen) or int(chosen[1], 16) & 1:
         raise refuse(f"Mac address is not unicast or not valid: {mac}")
     if any(nic.mac == chosen for _, nic in cloud.nics_on(network.id)):
-        raise refuse(f"A NIC with this MAC address exists for network: {network.id}")
+        raise broken(f"A NIC with this MAC address exists for network: {network.id}")
     return Nic(network, chosen, _address(cloud, network, ip), default, device)
 
 
@@ -114,8 +114,9 @@ def add_nic(call: Call) -> Started:
     def work() -> Work:
         _no_vm_snapshots(cloud, vm)
         if any(nic.network is network for nic in vm.nics):
-            raise refuse(f"A NIC already exists for VM:{vm.instance_name} in network: {network.id}")
-        check_host_name(cloud, vm.name, [network], vm.id)
+            raise broken(f"A NIC already exists for VM:{vm.instance_name} in network: {network.id}")
+        if any(other.name == vm.name for other, _ in cloud.nics_on(network.id)):
+            raise broken(f"Network {network.name} already has an Instance with host name: {vm.name}")
         taken = {nic.device for nic in vm.nics}
         device = next(number for number in range(64) if number not in taken)
         nic = make_nic(cloud, network, ip, mac, device, default=not vm.nics)
@@ -166,9 +167,9 @@ def update_default(call: Call) -> Started:
     def work() -> Work:
         _no_vm_snapshots(cloud, vm)
         if vm.state not in ("Running", "Stopped"):
-            raise broken("refusing to set default nic: the VM is neither Running nor Stopped")
+            raise broken(f"refusing to set default {vm.name} is not Running or Stopped")
         if nic.default:
-            raise broken("refusing to set default nic: chosen nic is already the default")
+            raise broken("refusing to set default nic because chosen nic is already the default")
         old = next(other for other in vm.nics if other.default)
         yield 1.0
         old.default, nic.default = False, True

@@ -155,15 +155,33 @@ def test_what_is_refused(
 
 
 def test_differing_scopes_move_the_data_silently(cloudstack: CloudStack) -> None:
-    """VolumeApiServiceImpl.needMoveVolume in orchestrateAttachVolumeToVM"""
+    """VolumeApiServiceImpl.needMoveVolume: not where the VM runs in the pool's cluster, not to a pool of
+    the zone"""
     client = Client(cloudstack)
-    first, second = client.stopped("vm1"), client.stopped("vm2")
-    volume = client.volume(offering=cloudstack.estate.disk_cluster.id)
-    client.ok("attachVolume", id=volume, virtualmachineid=first)
-    assert cloudstack.cloud.moves == [(volume, "cluster", "nfs")]
-    other = client.volume(offering=cloudstack.estate.disk_ceph.id)
-    client.ok("attachVolume", id=other, virtualmachineid=second)
-    assert len(cloudstack.cloud.moves) == 1  # RBD and NFS are both of the zone
+    stopped, running = client.stopped("vm1"), client.deploy("vm2")
+    place = cloudstack.estate.disk_cluster.id
+    first, second, other = client.volume(offering=place), client.volume(offering=place), client.volume()
+    client.ok("attachVolume", id=second, virtualmachineid=running)
+    assert cloudstack.cloud.moves == []
+    client.ok("attachVolume", id=first, virtualmachineid=stopped)
+    assert cloudstack.cloud.moves == [(first, "cluster", "nfs")]
+    client.ok("attachVolume", id=other, virtualmachineid=stopped)
+    cloudstack.cloud.volumes[client.root(stopped)].pool = cloudstack.estate.cluster
+    client.ok("detachVolume", id=other)
+    client.ok("attachVolume", id=other, virtualmachineid=stopped)
+    assert len(cloudstack.cloud.moves) == 1  # from the zone's pool to a VM on a cluster's: stays
+
+
+def test_a_volume_of_a_host_is_not_moved_but_refused(cloudstack: CloudStack) -> None:
+    """VolumeApiServiceImpl.needMoveVolume"""
+    client = Client(cloudstack)
+    vm, volume = client.stopped(), client.volume()
+    cloudstack.estate.frozen.scope, cloudstack.estate.frozen.where = "HOST", "kvm-2"
+    cloudstack.cloud.volumes[volume].pool = cloudstack.estate.frozen
+    cloudstack.cloud.volumes[volume].state = "Ready"
+    text = client.refused("attachVolume", id=volume, virtualmachineid=vm)
+    assert text == "Can't move volume between scope: HOST and ZONE"
+    assert client.list("listVolumes", id=volume)[0]["state"] == "Ready"
 
 
 def test_a_straggling_detach_takes_away_a_newer_attachment(cloudstack: CloudStack) -> None:

@@ -175,7 +175,8 @@ def test_host_names_are_unique_in_a_network(cloudstack: CloudStack) -> None:
     )
     assert "Invalid name" in client.refused("updateVirtualMachine", id=first, name="1web")
     add = {"virtualmachineid": second, "networkid": estate.management.id}
-    assert "already exists in the network domain" in client.refused("addNicToVirtualMachine", **add)
+    client.call("updateVirtualMachine", id=second, name="web")
+    assert "already has an Instance with host name" in client.refused("addNicToVirtualMachine", **add)
 
 
 NIC_CASES = [

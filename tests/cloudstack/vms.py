@@ -114,7 +114,7 @@ def start_work(cloud: Cloud, vm: Vm) -> Work:
     if vm.state != "Stopped":
         raise broken(f"Unable to start {vm.name}: it is in state {vm.state}")
     if cloud.root_of(vm.id) is None:  # 6492, 8634
-        raise refuse(f"ROOT volume is missing for VM {vm.name}; attach one with deviceid=0")
+        raise broken(f"ROOT volume is missing, unable to prepare volumes for the VM [{vm.instance_name}].")
     host = host_for(cloud, vm)
     vm.state = "Starting"
     try:

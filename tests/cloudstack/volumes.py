@@ -6,7 +6,7 @@ from tests.cloudstack.answers import volume_answer
 from tests.cloudstack.cloud import Cloud
 from tests.cloudstack.errors import PARAM, UNSUPPORTED, ApiError, broken, refuse
 from tests.cloudstack.jobs import Cancelled, Started, Work
-from tests.cloudstack.model import GIB, Vm, Volume
+from tests.cloudstack.model import GIB, Pool, Vm, Volume
 from tests.cloudstack.registry import Answer, Call, command
 
 ATTACHABLE = ("Allocated", "Ready", "Uploaded")
@@ -71,7 +71,8 @@ def attach_volume(call: Call) -> Started:
         _check_attach(cloud, vm, volume, device)
         chosen = _device(cloud, vm, device)
         before = volume.state
-        volume.state = "Attaching"
+        if before == "Ready":
+            volume.state = "Attaching"
         try:
             yield TAKES
         except (Cancelled, ApiError):
@@ -131,14 +132,29 @@ def _device(cloud: Cloud, vm: Vm, device: int | None) -> int:
 
 def _move_to_scope_of_root(cloud: Cloud, vm: Vm, volume: Volume) -> None:
     """orchestrateAttachVolumeToVM: differing scopes of pools make attach migrate the volume, silently."""
-    others = [other for other in cloud.volumes_of(vm.id) if other.pool is not None]
-    if not others or volume.pool is None:
+    others = [other.pool for other in _root_first(cloud, vm) if other.pool is not None]
+    if not others or volume.pool is None or not _must_move(vm, others[0], volume.pool):
         return
-    target = others[0].pool
-    assert target is not None
-    if target.scope != volume.pool.scope:
-        cloud.moves.append((volume.id, volume.pool.name, target.name))
-        volume.pool = target
+    cloud.moves.append((volume.id, volume.pool.name, others[0].name))
+    volume.pool = others[0]
+
+
+def _root_first(cloud: Cloud, vm: Vm) -> list[Volume]:
+    return sorted(cloud.volumes_of(vm.id), key=lambda volume: volume.type != "ROOT")
+
+
+def _must_move(vm: Vm, old: Pool, new: Pool) -> bool:
+    """VolumeApiServiceImpl.needMoveVolume: a stopped VM with a volume of the zone has no cluster to
+    compare."""
+    if new.scope == "ZONE":
+        return False
+    if old.scope == new.scope:
+        return old.where != new.where
+    if new.scope == "CLUSTER" and old.scope == "ZONE":
+        return vm.host is None or vm.host.cluster != new.where
+    if new.scope == "HOST" and vm.host is not None and vm.host.name == new.where:
+        return False
+    raise refuse(f"Can't move volume between scope: {new.scope} and {old.scope}")
 
 
 @command("detachVolume")
