@@ -154,7 +154,8 @@ class Hub:
 
     def due_syncs(self) -> list[str]:
         at = now()
-        return [one.name for one in self.targets() if sync_due(one, self._policy(one.name), at)]
+        known = [one for one in self.targets() if self.known.is_made(one.name)]
+        return [one.name for one in known if sync_due(one, self._policy(one.name), at)]
 
     def waiting_jobs(self) -> list[str]:
         waiting = (JobState.TEST_ACTIVE, JobState.AWAITING_COMMIT)

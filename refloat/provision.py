@@ -59,16 +59,24 @@ class Targets:
     def target(self, name: str) -> Target:
         """Raises Refused (not_provisioned) where the controller is still to be made."""
         wish = self._estate.target(name)
-        if self._estate.targets[name].provision is None:
-            return wish
-        provision = load_provision(self._store, name)
-        if provision is None or provision.target is None or provision.stage is not ProvisionStage.MADE:
+        made = self._made(name)
+        if made is None:
             raise Refused(
                 f"target {name} has no controller yet",
                 code="not_provisioned",
                 hint=f"make it with `refloat target add {name}`",
             )
-        return replace(provision.target, policy=wish.policy)
+        return replace(made, policy=wish.policy)
+
+    def is_made(self, name: str) -> bool:
+        return self._made(name) is not None
+
+    def _made(self, name: str) -> Target | None:
+        if self._estate.targets[name].provision is None:
+            return self._estate.target(name)
+        provision = load_provision(self._store, name)
+        made = provision is not None and provision.stage is ProvisionStage.MADE
+        return provision.target if provision and made else None
 
 
 class Provisions:

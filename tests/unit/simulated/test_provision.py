@@ -38,7 +38,7 @@ REMOVALS = ("removing-the-controller", "forgetting-the-source's-checkpoints", "r
 
 def form(world: World) -> dict[str, Any]:
     """The simulation's estate with a wish in place of its controller."""
-    made: dict[str, Any] = estate(world.directory, [ONE], {"report_deadline": 10})
+    made: dict[str, Any] = estate(world.directory, [ONE], {"report_deadline": 10, "sync_every": 3600})
     target = made["targets"][ONE.name]
     del target["controller"], target["disks"]
     target["provision"] = {"template": "controller", "network": "management", "storage": "any"}
@@ -109,6 +109,7 @@ def test_from_the_wish_to_a_failover_and_back(make: Callable[[], Made]) -> None:
     with pytest.raises(Refused) as refused:
         site.hub.start_sync(ONE.name)
     assert refused.value.code == "not_provisioned"
+    assert site.hub.due_syncs() == []
     site.add()
     ready(site)
     for key in ONE.disk_keys():
