@@ -7,7 +7,6 @@ from tests.cloudstack.model import DiskOffering, Network, Nic, Offering, Snapsho
 
 
 def vm_answer(cloud: Cloud, vm: Vm, root_admin: bool = True) -> dict[str, Any]:
-    root = cloud.root_of(vm.id)
     hidden = set() if root_admin else cloud.setting_list("user.vm.denied.details")
     answer: dict[str, Any] = {
         "id": vm.id,
@@ -36,7 +35,13 @@ def vm_answer(cloud: Cloud, vm: Vm, root_admin: bool = True) -> dict[str, Any]:
         "isdynamicallyscalable": False,
         "passwordenabled": False,
     }
-    if root is not None:
+    return answer | _vm_extras(cloud, vm, root_admin)
+
+
+def _vm_extras(cloud: Cloud, vm: Vm, root_admin: bool) -> dict[str, Any]:
+    """What is there only sometimes: the root, firmware, key pair, and for a root admin the host."""
+    answer: dict[str, Any] = {}
+    if cloud.root_of(vm.id) is not None:
         answer |= {"rootdeviceid": 0, "rootdevicetype": "ROOT"}
     if vm.key_pair:
         answer["keypair"] = vm.key_pair

@@ -31,10 +31,13 @@ class Reply:
 
 
 class Client:
-    def __init__(self, server: CloudStack, key: Key | None = None, post: bool = False) -> None:
+    def __init__(
+        self, server: CloudStack, key: Key | None = None, post: bool = False, timeout: float = 10.0
+    ) -> None:
         self.server = server
         self.key = key or server.estate.admin
         self.post = post
+        self.timeout = timeout
 
     def raw(self, params: dict[str, str]) -> Reply:
         data = urlencode(params)
@@ -42,7 +45,7 @@ class Client:
             Request(self.server.url, data.encode()) if self.post else Request(f"{self.server.url}?{data}")
         )
         try:
-            with urlopen(request, timeout=10) as answer:
+            with urlopen(request, timeout=self.timeout) as answer:
                 return Reply(answer.status, json.loads(answer.read()))
         except HTTPError as error:
             return Reply(error.code, json.loads(error.read()))

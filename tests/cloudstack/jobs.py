@@ -8,6 +8,7 @@ and by Clock.advance, so that a run is the same each time.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,7 @@ class Job:
 class Jobs:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.lock = threading.RLock()  # the server's as well: tests and requests come from several threads
         self.all: dict[str, Job] = {}
         self.lost: set[str] = set()
         self.holding: set[str] = set()
@@ -86,11 +88,12 @@ class Jobs:
         self.holding.add(command)
 
     def release(self, command: str) -> None:
-        self.holding.discard(command)
-        for job in self.all.values():
-            if job.command == command:
-                job.held = False
-        self.step()
+        with self.lock:
+            self.holding.discard(command)
+            for job in self.all.values():
+                if job.command == command:
+                    job.held = False
+            self.step()
 
     def fail_next(self, command: str, code: int, text: str) -> None:
         """The next job of this command fails at its end, with its effect undone as CloudStack's work undoes
@@ -117,12 +120,13 @@ class Jobs:
 
     def finish(self) -> None:
         """Move the clock until no job is pending that is not held."""
-        while waiting := [job for job in self.pending() if not job.held]:
-            known = [job.due for job in waiting if job.due is not None]
-            if not known:
-                return
-            self.clock.now = max(self.clock.now, min(known))
-            self.step()
+        with self.lock:
+            while waiting := [job for job in self.pending() if not job.held]:
+                known = [job.due for job in waiting if job.due is not None]
+                if not known:
+                    return
+                self.clock.now = max(self.clock.now, min(known))
+                self.step()
 
     def cancel(self, job: Job, text: str) -> None:
         if job.due is not None:

@@ -65,23 +65,8 @@ def revert_snapshot(call: Call) -> Started:
     cloud, snapshot = call.cloud, _snapshot(call)
     volume = cloud.volumes[snapshot.volume]
 
-    def check() -> None:
-        if volume.destroyed or volume.state != "Ready":
-            raise refuse("The volume is not in Ready state.")
-        if volume.vm and cloud.vms[volume.vm].state != "Stopped":
-            raise refuse("The VM the specified disk is attached to is not in the shutdown state.")
-        if volume.vm and cloud.has_vm_snapshots(volume.vm):
-            raise refuse(
-                "Unable to revert snapshot for VM, please remove VM snapshots before reverting VM from "
-                "snapshot"
-            )
-        if snapshot.state != "BackedUp":
-            raise broken(f"snapshot {snapshot.name} [{snapshot.id}] does not exists in data store")
-        if not snapshot.revertable:
-            raise broken(f"Revert snapshot command failed for snapshot {snapshot.id}: no strategy reverts it")
-
     def work() -> Work:
-        check()
+        _check_revert(cloud, volume, snapshot)
         volume.state = "RevertSnapshotting"
         before = cloud.content(volume.id).read_bytes()
         cloud.content(volume.id).write_bytes(
@@ -101,7 +86,25 @@ def revert_snapshot(call: Call) -> Started:
         cloud.note("revertSnapshot", snapshot.id)
         return {"snapshot": snapshot_answer(cloud, snapshot)}
 
-    return Started(work(), volume.vm, "Snapshot", snapshot.id, check=check)
+    return Started(
+        work(), volume.vm, "Snapshot", snapshot.id, check=lambda: _check_revert(cloud, volume, snapshot)
+    )
+
+
+def _check_revert(cloud: Cloud, volume: Volume, snapshot: Snapshot) -> None:
+    """SnapshotManagerImpl.revertSnapshot, in its order."""
+    if volume.destroyed or volume.state != "Ready":
+        raise refuse("The volume is not in Ready state.")
+    if volume.vm and cloud.vms[volume.vm].state != "Stopped":
+        raise refuse("The VM the specified disk is attached to is not in the shutdown state.")
+    if volume.vm and cloud.has_vm_snapshots(volume.vm):
+        raise refuse(
+            "Unable to revert snapshot for VM, please remove VM snapshots before reverting VM from snapshot"
+        )
+    if snapshot.state != "BackedUp":
+        raise broken(f"snapshot {snapshot.name} [{snapshot.id}] does not exists in data store")
+    if not snapshot.revertable:
+        raise broken(f"Revert snapshot command failed for snapshot {snapshot.id}: no strategy reverts it")
 
 
 @command("deleteSnapshot")

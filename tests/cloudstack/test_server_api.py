@@ -166,6 +166,29 @@ def test_faults_by_command_and_count(cloudstack: CloudStack) -> None:
     cloudstack.faults.add(Fault("listZones", "garbage"))
     with pytest.raises(json.JSONDecodeError):
         client.call("listZones")
+    cloudstack.faults.add(Fault("listZones", "page", code=502))
+    with pytest.raises(json.JSONDecodeError):
+        client.call("listZones")
+
+
+def test_an_answer_that_does_not_come_in_time(cloudstack: CloudStack) -> None:
+    """hang: carried out, and the client gives up"""
+    client = Client(cloudstack, timeout=0.2)
+    cloudstack.faults.add(Fault("createVolume", "hang", seconds=0.5))
+    with pytest.raises(TimeoutError):
+        client.volume()
+    assert len(client.list("listVolumes")) == 1
+
+
+def test_a_fault_of_the_model_fails_the_test(cloudstack: CloudStack) -> None:
+    client = Client(cloudstack)
+    vm = client.stopped()
+    cloudstack.cloud.volumes[client.root(vm)].pool = None
+    cloudstack.cloud.volumes[client.root(vm)].offering_id = "nonsense"
+    assert client.call("listVolumes").status == 530
+    with pytest.raises(AssertionError, match="the model itself failed"):
+        cloudstack.check()
+    cloudstack.crashes.clear()
 
 
 @pytest.mark.parametrize(("kind", "volumes"), [("close_before", 0), ("close_after", 1)])
@@ -176,6 +199,18 @@ def test_a_lost_answer_has_an_effect_or_none(cloudstack: CloudStack, kind: str, 
         client.volume()
     cloudstack.jobs.finish()
     assert len(client.list("listVolumes")) == volumes
+
+
+def test_a_restart_cuts_kept_connections(cloudstack: CloudStack) -> None:
+    """A client that keeps its connection must open another after the management server's restart."""
+    connection = http.client.HTTPConnection("127.0.0.1", cloudstack.port, timeout=5)
+    connection.request("GET", "/client/api?command=listZones")
+    assert connection.getresponse().read()
+    cloudstack.restart()
+    with pytest.raises((http.client.HTTPException, OSError)):
+        connection.request("GET", "/client/api?command=listZones")
+        connection.getresponse()
+    connection.close()
 
 
 def test_a_restart_keeps_fails_or_loses_jobs(cloudstack: CloudStack) -> None:
