@@ -25,7 +25,7 @@ from refloat.destinations.cloudstack_nics import cidr_of, network_of, set_nics
 from refloat.destinations.cloudstack_orders import Orders, alone
 from refloat.destinations.cloudstack_plan import Nic, buses_of, can_be, with_buses, with_firmware
 from refloat.destinations.cloudstack_settings import CloudStackSettings
-from refloat.destinations.cloudstack_snapshots import CONTENT, MADE, Snapshots
+from refloat.destinations.cloudstack_snapshots import CONTENT, HOME_DISKS, MADE, Snapshots
 from refloat.errors import Failed, Refused, Unreachable
 from refloat.model import (
     AttachedDisk,
@@ -43,7 +43,7 @@ _UNLIMITED = 1 << 60
 _GIB = 1 << 30
 # Notes in the journal: what the controller was before, where Hardware does not say it. Gone when it is that
 # again.
-_ID, _DISKS, _COMPUTE, _OS, _NAME = "id", "disks", "compute", "os_type", "name"
+_ID, _COMPUTE, _OS, _NAME = "id", "compute", "os_type", "name"
 
 
 class CloudStackDestination:
@@ -69,7 +69,7 @@ class CloudStackDestination:
         def known(journal: Journal) -> list[str]:
             """The ids on which its jobs are: jobs of a snapshot name the snapshot alone."""
             attached = [volume.id for volume in self._look.volumes(before.id)]
-            volumes = {*attached, *(journal.notes.get(_DISKS) or {})}
+            volumes = {*attached, *(journal.notes.get(HOME_DISKS) or {})}
             made = [one.id for volume in volumes for one in self._look.snapshots(volume)]
             return [before.id, *volumes, *made]
 
@@ -189,7 +189,7 @@ class CloudStackDestination:
 
     def set_disks(self, vm: str, disks: Sequence[AttachedDisk]) -> None:
         with self._alone(vm, off=True) as (orders, found):
-            set_disks(orders, self._look, found, disks, _DISKS)
+            set_disks(orders, self._look, found, disks, HOME_DISKS)
             self._set_details(orders, vm, with_buses(found.details, [disk.bus for disk in disks]))
 
     def set_nics(self, vm: str, nics: Sequence[AttachedNic]) -> None:
@@ -261,14 +261,14 @@ class CloudStackDestination:
     def snapshot(self, vm: str, serials: Sequence[str], tag: str) -> tuple[RollbackPoint, ...]:
         with self._alone(vm) as (orders, found):
             self._snapshots.make(orders, found, serials, tag)
-            return self._snapshots.points(found, tag, {})
+            return self._snapshots.points(found, tag, orders.journal.notes)
 
     def rollback_points(self, vm: str, tag: str) -> tuple[RollbackPoint, ...]:
-        return self._snapshots.points(self._vm(vm), tag, self._content(vm))
+        return self._snapshots.points(self._vm(vm), tag, self._journals.read(vm).notes)
 
     def stamps(self, vm: str) -> dict[str, str]:
         """Of the rollback points: CloudStack sees no writes to a volume, see cloudstack_snapshots.py."""
-        return self._snapshots.stamps(self._vm(vm), self._content(vm))
+        return self._snapshots.stamps(self._vm(vm), self._journals.read(vm).notes)
 
     def revert(self, vm: str, tag: str) -> None:
         with self._alone(vm) as (orders, found):
@@ -277,12 +277,9 @@ class CloudStackDestination:
     def merge(self, vm: str, tag: str) -> None:
         """The writes are in the volumes already: only the snapshots go, and the way back with them."""
         with self._alone(vm) as (orders, found):
-            self._snapshots.drop(orders, self._look.volumes(found.id), tag)
-            for note in (_DISKS, _COMPUTE, _OS, _NAME, CONTENT, MADE):
+            self._snapshots.drop(orders, self._snapshots.volumes(found, orders.journal.notes), tag)
+            for note in (HOME_DISKS, _COMPUTE, _OS, _NAME, CONTENT, MADE):
                 orders.journal.note(note, None)
-
-    def _content(self, vm: str) -> dict[str, str]:
-        return dict(self._journals.read(vm).notes.get(CONTENT) or {})
 
     # ------------------------------------------------------------ volumes
 

@@ -9,7 +9,7 @@ that. A VM snapshot would block root swap, adapters and reverts: never made here
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from refloat.destinations.cloudstack_look import Look, Snapshot, Vm, Volume
@@ -20,6 +20,7 @@ from refloat.model import PowerState, RollbackPoint
 
 CONTENT = "content"  # note: by volume, the stamp of the rollback point that it was reverted to, until a start
 MADE = "made"  # note: by volume, the stamp of the rollback point that came through the gate
+HOME_DISKS = "disks"  # note: where each disk of the controller was, while it is not there
 RATE = "revert_rate"  # note: bytes per second of the slowest revert seen
 
 
@@ -34,17 +35,24 @@ class Snapshots:
 
     # ------------------------------------------------------------ looking
 
-    def points(self, vm: Vm, tag: str, content: dict[str, Any]) -> tuple[RollbackPoint, ...]:
-        """Under the attached disks, in their order. One that was reverted to has done its work."""
-        found = []
-        for volume in self._look.volumes(vm.id):
+    def volumes(self, vm: Vm, notes: Mapping[str, Any]) -> list[Volume]:
+        """The attached ones in their order, then those on their way: a hub that died in a root swap left the
+        replica's root attached to nothing, and its rollback point is there all the same."""
+        attached = self._look.volumes(vm.id)
+        others = [name for name in notes.get(HOME_DISKS) or {} if name not in {one.id for one in attached}]
+        return attached + [found for name in others if (found := self._look.volume(name)) is not None]
+
+    def points(self, vm: Vm, tag: str, notes: Mapping[str, Any]) -> tuple[RollbackPoint, ...]:
+        """One that was reverted to has done its work."""
+        found, content = [], notes.get(CONTENT) or {}
+        for volume in self.volumes(vm, notes):
             one = self._of(volume, tag)
             if one is not None and one.usable and volume.id not in content:
                 found.append(RollbackPoint(volume.serial, volume.id, one.id, one.stamp, 0))
         return tuple(found)
 
-    def stamps(self, vm: Vm, content: dict[str, Any]) -> dict[str, str]:
-        stamps = {}
+    def stamps(self, vm: Vm, notes: Mapping[str, Any]) -> dict[str, str]:
+        stamps, content = {}, notes.get(CONTENT) or {}
         for volume in self._look.volumes(vm.id):
             made = self._look.snapshots(volume.id)
             stamps[volume.serial] = str(
@@ -123,7 +131,7 @@ class Snapshots:
         check_tag(tag)
         if vm.power is not PowerState.OFF:
             raise Failed(f"VM {vm.name} is {vm.state}, not off", code="vm_not_off", hint="stop it first")
-        volumes = self._look.volumes(vm.id)
+        volumes = self.volumes(vm, orders.journal.notes)
         content: dict[str, str] = dict(orders.journal.notes.get(CONTENT) or {})
         for volume in volumes:
             made = self._of(volume, tag)
