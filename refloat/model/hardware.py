@@ -38,7 +38,8 @@ class SourceDisk:
     its platform lets other VMs use it at the same time.
 
     The order of a VM's disks is the order in which its kernel numbers them: the first is /dev/sda.
-    `mode` is the platform's word for what a snapshot does to it ("persistent"), `backing` where its bytes are.
+    `mode` is the platform's word for what a snapshot does to it ("persistent"), `backing` where its
+    bytes are.
     """
 
     key: str
@@ -142,7 +143,7 @@ class AttachedDisk:
 
 @dataclass(frozen=True)
 class AttachedNic:
-    """`address`: the IPv4 that a platform which gives out addresses is asked for, or gave; "" leaves it to it."""
+    """`address`: the IPv4 that a platform which gives out addresses is asked for, or gave; "": any."""
 
     mac: str
     network: str
@@ -170,8 +171,8 @@ class RollbackPoint:
     """The layer that takes all writes to one replica disk after step 5; dropping it is the rollback.
 
     `base_stamp` changes with every write to the base: equal stamps prove that the base was not touched.
-    `written` is what the layer holds, in bytes. On CloudStack, which has snapshots beside the disk and sees no
-    writes, `overlay` is the snapshot, `base_stamp` tells which one it is, and `written` is always 0.
+    `written` is what the layer holds, in bytes. On CloudStack, which has snapshots beside the disk and sees
+    no writes, `overlay` is the snapshot, `base_stamp` tells which one it is, and `written` is always 0.
     """
 
     serial: str
