@@ -56,4 +56,6 @@ def _build(sources: list[Path], made: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(missing() or (binary() and None))
+    if missing():
+        sys.exit(missing())
+    binary()
