@@ -109,8 +109,8 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Callback:
-    """Where a guest sends its reports: `url` is up to the job's id, `certificate` (PEM) is what it trusts there
-    and nothing else; empty for plain HTTP. `own`: the hub made the certificate for itself."""
+    """Where a guest sends its reports: `url` is up to the job's id, `certificate` (PEM) is what it trusts
+    there and nothing else; empty for plain HTTP. `own`: the hub made the certificate for itself."""
 
     url: str
     certificate: str = field(default="", repr=False)
