@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from refloat import windows
@@ -12,6 +13,7 @@ from refloat.model import (
     Action,
     Adaptation,
     AdaptRequest,
+    Callback,
     GuestCaps,
     GuestFacts,
     Plan,
@@ -50,6 +52,7 @@ def adapt_guest(run: Run) -> None:
             luks_keys=luks_keys(run),
             windows=_for_windows(run),
             rebuild=plan.rebuild,
+            callback=_for_job(run),
         ),
         run.need("facts", GuestFacts),
         progress=_progress(run),
@@ -57,6 +60,11 @@ def adapt_guest(run: Run) -> None:
     run.save("adaptation", adaptation)
     _require_capable(run, adaptation.caps)
     note_status(run, adaptation.caps.remediation, "files for its first boot are staged in the guest")
+
+
+def _for_job(run: Run) -> Callback | None:
+    known = run.plan.callback
+    return replace(known, url=f"{known.url}{run.job}") if known else None
 
 
 def _guests_deadline(plan: Plan) -> int:
@@ -68,7 +76,11 @@ def _for_windows(run: Run) -> WindowsRequest | None:
     plan = run.plan
     if plan.drivers is None:
         return None
-    return windows.request(plan.source, run.policy.windows, plan.drivers, send_drivers(run, plan))
+    asked = windows.request(plan.source, run.policy.windows, plan.drivers, send_drivers(run, plan))
+    known = _for_job(run)
+    # PowerShell trusts what Windows trusts: not a certificate that the hub made for itself.
+    tell = known is not None and not known.own and known.url.startswith("https:")
+    return replace(asked, callback=known.url) if known and tell else asked
 
 
 def note_status(run: Run, status: Remediation, why: str) -> None:

@@ -256,6 +256,11 @@ class Service:
                 raise Failed(f"{self._argv[0]} was not ready within {timeout} s", code="command_timeout")
             time.sleep(0.02)
 
+    def errors(self) -> str:
+        """What the process has said so far on its standard error."""
+        size = os.fstat(self._errors.fileno()).st_size
+        return os.pread(self._errors.fileno(), size, 0).decode("utf-8", "replace")
+
     def stop(self, timeout: float = 60.0) -> None:
         """Asks the process to end, and waits for it. Raises Failed if it had to be killed."""
         self._process.terminate()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from refloat.errors import Refused
 
 # The first that exists: a real installation's file goes before the lab's.
 DEFAULT_FILES = (Path("/etc/refloat/refloat.yaml"), Path("/var/lib/refloat-lab/refloat.yaml"))
+
+# What fits into a guest's files as it is.
+_REPORT_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,200}|\[[0-9A-Fa-f:]{2,39}\]):[0-9]{1,5}/?")
+_PATHS = ("data_dir", "estate", "drivers", "report_cert", "report_key", "report_ca")
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,10 @@ class Config:
     """`data_dir` holds everything that the hub remembers; `estate` is the file that describes the estate.
 
     `drivers` is a virtio-win ISO, or a folder with its files: needed for Windows guests alone.
+
+    Reports by HTTPS: `report_listen` is where the hub hears them, `report_url` ("https://10.0.0.2:8411") what
+    guests call that address; without it there are none. `report_cert` and `report_key` (PEM) are shown to
+    guests, who trust `report_ca`, or that certificate itself; without them the hub makes its own.
     """
 
     data_dir: Path = Path("/var/lib/refloat")
@@ -25,6 +35,11 @@ class Config:
     estate: Path = Path("/etc/refloat/estate.yaml")
     log_level: str = "info"
     drivers: Path | None = None
+    report_url: str = ""
+    report_listen: str = ""
+    report_cert: Path | None = None
+    report_key: Path | None = None
+    report_ca: Path | None = None
 
     @property
     def url(self) -> str:
@@ -32,18 +47,54 @@ class Config:
 
     @property
     def address(self) -> tuple[str, int]:
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdigit():
-            raise Refused(
-                f"listen: {self.listen!r} is no HOST:PORT",
-                code="bad_config",
-                hint="write it like 127.0.0.1:8410",
-            )
-        return host, int(port)
+        return _address("listen", self.listen)
+
+    @property
+    def report_address(self) -> tuple[str, int]:
+        return _address("report_listen", self.report_listen)
+
+    @property
+    def report_host(self) -> str:
+        return urlsplit(self.report_url).hostname or ""
+
+    @property
+    def report_tls(self) -> bool:
+        return self.report_url.startswith("https://")
 
     @property
     def token_file(self) -> Path:
         return self.data_dir / "api-token"
+
+
+def _address(name: str, text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise Refused(
+            f"{name}: {text!r} is no HOST:PORT",
+            code="bad_config",
+            hint="write it like 127.0.0.1:8410",
+        )
+    return host, int(port)
+
+
+def check_reports(config: Config) -> None:
+    """Raises Refused for settings of `report_*` that do not fit together. Tokens travel there: plain HTTP
+    only where nobody but this machine's own user-mode networks reaches it."""
+    if bool(config.report_url) != bool(config.report_listen):
+        raise _bad_reports("report_url and report_listen go together")
+    if bool(config.report_cert) != bool(config.report_key):
+        raise _bad_reports("report_cert and report_key go together")
+    if not config.report_url:
+        return
+    if not _REPORT_URL.fullmatch(config.report_url):
+        raise _bad_reports(f"report_url: {config.report_url!r} is not like https://10.0.0.2:8411")
+    host, _ = config.report_address
+    if not config.report_tls and host not in ("127.0.0.1", "localhost", "[::1]"):
+        raise _bad_reports("report_url is plain http, which is for a lab on loopback alone")
+
+
+def _bad_reports(message: str) -> Refused:
+    return Refused(message, code="bad_config", hint="see docs/config.md on reports by HTTPS")
 
 
 def load_config(file: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -66,8 +117,10 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
         override = environ.get(f"REFLOAT_{name.upper()}")
         if override:
             values[name] = override
-    paths = {name: Path(values.pop(name)) for name in ("data_dir", "estate", "drivers") if name in values}
-    return Config(**paths, **values)  # type: ignore[arg-type]
+    paths = {name: Path(values.pop(name)) for name in _PATHS if name in values}
+    config = Config(**paths, **values)  # type: ignore[arg-type]
+    check_reports(config)
+    return config
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -60,6 +60,19 @@ class Watch:
         self._due = time.monotonic() + pause
         if picture:
             self._take(picture, label)
+        elif label == "start":
+            self._name_console()
+
+    def _name_console(self) -> None:
+        """Where the platform gives no picture, a person has to look: the page is named once."""
+        try:
+            page = self._run.destination.console(self._run.vm)
+        except RefloatError as error:
+            log.warning("no console page of %s: %s", self._run.vm, error)
+            return
+        if page:
+            where = f"a person can look at it: {page}"
+            self._run.progress(message=f"the platform gives no picture of the console; {where}")
 
     def heard(self, data: bytes) -> None:
         """What the serial line said."""

@@ -25,6 +25,7 @@ from refloat.model import (
 )
 from refloat.policy import AdaptChoice, NicRule, PinNames, Policy, Readdress, Rebuild
 from refloat.readdress import readdressed, with_own_addresses
+from refloat.seen_network import compared, fits
 from refloat.windows import needs as windows_needs
 
 
@@ -149,7 +150,7 @@ def match_nics(nics: Sequence[SourceNic], configs: Sequence[NicConfig]) -> dict[
     if not free:
         return {nic.mac: Match(None, "the guest's files configure no interface") for nic in nics}
     found: dict[str, Match] = {}
-    for evidence in (_by_mac, _by_slot, _by_pattern):
+    for evidence in (_by_mac, _by_slot, fits, _by_pattern):
         waiting = [nic for nic in nics if nic.mac not in found]
         pairs = [(nic, config) for nic in waiting for config in free if evidence(nic, config)]
         for nic, config in pairs:
@@ -185,6 +186,7 @@ def _by_pattern(nic: SourceNic, config: NicConfig) -> bool:
 _EVIDENCE = {
     _by_mac: "the guest's files tie it to {0}",
     _by_slot: "its slot gives it the name {1}",
+    fits: "the platform saw these addresses on {0}",
     _by_pattern: "its slot gives it the name {1}",
 }
 
@@ -257,6 +259,20 @@ def _new_to_windows(
 
 
 def _plan_nic(
+    place: Place, match: Match, configs: Sequence[NicConfig], policy: Policy, alone: bool
+) -> PlannedNic:
+    """By the guest's files and what the platform saw. What the files do not have cannot be restored from
+    them: it is written anew."""
+    if match.why.endswith("not certain"):
+        return _plan_known(place, match, configs, policy, alone)
+    seen = compared(place.nic, match.config, _above(match.config, configs))
+    planned = _plan_known(place, replace(match, config=seen.config), configs, policy, alone)
+    if seen.platform and planned.mode is NetworkMode.RESTORE:
+        planned = replace(planned, mode=NetworkMode.READDRESS)
+    return replace(planned, reason="; ".join(filter(None, (planned.reason, seen.said))))
+
+
+def _plan_known(
     place: Place, match: Match, configs: Sequence[NicConfig], policy: Policy, alone: bool
 ) -> PlannedNic:
     rule = policy.nic(place.nic.mac)

@@ -14,11 +14,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
 from refloat.config import Config
 from refloat.errors import RefloatError
 from refloat.estate import Estate, load_estate
 from refloat.model import PowerState, Target
 from refloat.platforms import Platforms
+from refloat.provision import Targets
+from refloat.store.store import Store
 from refloat.text import size, span
 
 ROOM = 2 * 2**30  # bytes for store, hashes and screenshots
@@ -55,7 +60,11 @@ def examine(
     yield Finding("estate", State.OK, f"{config.estate}: {len(estate.targets)} targets")
     platforms = platforms_of(estate, config.data_dir)
     for name in estate.targets:
-        target = estate.target(name)
+        target = _made(config, estate, name)
+        if target is None:
+            hint = f"make it with `refloat target add {name}`"
+            yield Finding(f"{name}: controller", State.WARNING, "it is still to be made", hint)
+            continue
         yield from _target(platforms, target)
         if estate.sites[target.site].platform != "simulated":
             yield _key(target)
@@ -110,6 +119,23 @@ def _private(file: Path, subject: str) -> Finding:
 
 
 # ---------------------------------------------------------------- a target
+
+
+def _made(config: Config, estate: Estate, name: str) -> Target | None:
+    """The target, where it has a controller. The store is read as it is: a hub may be using it."""
+    if estate.targets[name].provision is None:
+        return estate.target(name)
+    file = config.data_dir / "refloat.sqlite"
+    if not file.exists():
+        return None
+    engine = create_engine(f"sqlite:///file:{file}?mode=ro&uri=true")
+    try:
+        known = Targets(estate, Store(engine))
+        return known.target(name) if known.is_made(name) else None
+    except SQLAlchemyError:  # of an older hub, or none: nothing was made by this one
+        return None
+    finally:
+        engine.dispose()
 
 
 def _target(platforms: Platforms, target: Target) -> Iterator[Finding]:

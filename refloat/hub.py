@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from refloat.access import Audit, People, SecondPerson
+from refloat.callback import accept
 from refloat.caretaker import Caretaker, Due, Replication, decision_due, replication, sync_due
 from refloat.clock import now
 from refloat.config import Config
@@ -24,6 +25,7 @@ from refloat.fence import watch_source
 from refloat.jobs.engine import Engine
 from refloat.jobs.steps import commit_begun
 from refloat.model import (
+    Callback,
     Decision,
     Findings,
     JobState,
@@ -38,6 +40,7 @@ from refloat.model import (
 )
 from refloat.platforms import Platforms
 from refloat.policy import Policy
+from refloat.provision import Provisions, Targets
 from refloat.run import Run
 from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
 from refloat.store.summaries import Summaries
@@ -62,6 +65,8 @@ ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
 class Hub:
     """Every method raises NotFound for unknown names and Refused or Busy when nothing was done."""
 
+    callback: Callback | None = None  # where guests report by HTTPS
+
     def __init__(self, config: Config, estate: Estate, platforms: Platforms | None = None) -> None:
         self.data_dir = config.data_dir
         self.drivers = config.drivers
@@ -74,7 +79,9 @@ class Hub:
         self.audit = Audit(self.store.engine)
         self._second = SecondPerson(self.store.engine)
         self.engine = Engine(config.data_dir / "jobs.sqlite", lambda job_id: self.run(job_id))
-        self.syncs = Syncs(estate, self.platforms, self.store, config.data_dir, self._without_job)
+        self.known = Targets(estate, self.store)
+        self.syncs = Syncs(self.known, self.platforms, self.store, config.data_dir, self._without_job)
+        self.provisions = Provisions(estate, self.platforms, self.store, config.data_dir, self.syncs.first)
         self._caretaker = Caretaker(self)
         self._deciding = threading.Lock()  # one decision of an operator at a time
 
@@ -83,6 +90,7 @@ class Hub:
         for name in self.estate.targets:
             self.store.ensure_target(name)
         self.syncs.take_up()
+        self.provisions.take_up()
         unfinished = self.store.unfinished_jobs()
         for job in unfinished:
             if job.target not in self.estate.targets:
@@ -106,6 +114,7 @@ class Hub:
     def close(self) -> None:
         """Ends running syncs (the last complete sync point stays) and stops. Jobs go on at the next start."""
         self._caretaker.stop()
+        self.provisions.close()
         self.syncs.close()
         self.engine.close()
         self.store.engine.dispose()
@@ -145,10 +154,20 @@ class Hub:
     def start_sync(self, name: str, full: bool = False, by: str = "") -> None:
         """Starts a sync in the background; its progress and outcome are in the target's status. Without
         `by` it is one of the schedule's: nobody's decision."""
-        self.estate.target(name)
+        self.known.target(name)
         if by:
             self.audit.record(by, "sync", name, full=full)
         self.syncs.start(name, full)
+
+    def add_target(self, name: str, by: str = UNNAMED) -> None:
+        """Makes the target's controller and its first sync, in the background: see provision.py."""
+        self.estate.target(name)
+        self.audit.record(by, "target-add", name)
+        self.provisions.add(name)
+
+    def remove_target(self, name: str, by: str = UNNAMED) -> None:
+        self.audit.record(by, "target-remove", name)
+        self.provisions.remove(name)
 
     def pause(self, name: str, by: str = UNNAMED) -> TargetStatus:
         self.estate.target(name)
@@ -170,7 +189,8 @@ class Hub:
 
     def due_syncs(self) -> list[str]:
         at = now()
-        return [one.name for one in self.targets() if sync_due(one, self._policy(one.name), at)]
+        known = [one for one in self.targets() if self.known.is_made(one.name)]
+        return [one.name for one in known if sync_due(one, self._policy(one.name), at)]
 
     def waiting_jobs(self) -> list[str]:
         waiting = (JobState.TEST_ACTIVE, JobState.AWAITING_COMMIT)
@@ -204,7 +224,7 @@ class Hub:
     ) -> Job:
         """`override` is an operator's word that the source does not run, for an emergency in which nobody
         answers there. Asked again with the same `key` of the client's own, it is the same job."""
-        self.estate.target(target)
+        self.known.target(target)
         asked = f"{target} {mode} {override.reason if override else ''}"
         if key and (known := self.store.started(by, key, asked)):
             return known
@@ -273,6 +293,10 @@ class Hub:
     def events(self, job_id: str, after: int = 0) -> Sequence[Event]:
         self.store.job(job_id)
         return self.store.events(job_id, after)
+
+    def take_report(self, job_id: str, body: bytes) -> int:
+        """A report that came by HTTPS: the number to acknowledge. Raises ReportRejected."""
+        return accept(self.store, job_id, body)
 
     def commit(self, job_id: str, by: str, reason: str = "") -> Job:
         """One-way: the recovered VM becomes the protected VM's successor."""
@@ -347,7 +371,7 @@ class Hub:
         return self._run("", target, Mode.PLANNED, None)
 
     def _run(self, job_id: str, name: str, mode: Mode, policy: Policy | None) -> Run:
-        target = self.estate.target(name)
+        target = self.known.target(name)
         return Run(
             job=job_id,
             mode=mode,
@@ -361,6 +385,7 @@ class Hub:
             data_dir=self.data_dir,
             synchronise=lambda cancelled: self.synchronise(name, cancelled),
             drivers=self.drivers,
+            callback=self.callback,
         )
 
     def _ends_by_rollback(self, job_id: str) -> tuple[JobState, ...]:
@@ -428,7 +453,8 @@ def _only_hub(data_dir: Path) -> Any:
     return lock
 
 
-def open_hub(config: Config) -> Hub:
+def open_hub(config: Config, callback: Callback | None = None) -> Hub:
     hub = Hub(config, load_estate(config.estate))
+    hub.callback = callback
     hub.open()
     return hub

@@ -6,13 +6,23 @@ from pathlib import Path
 
 from refloat.controller.client import ControllerClient
 from refloat.destinations.base import Destination
+from refloat.destinations.cloudstack import CloudStackDestination
+from refloat.destinations.cloudstack_provision import CloudStackProvisioner
 from refloat.destinations.libvirt import LibvirtDestination
+from refloat.destinations.libvirt_provision import LibvirtProvisioner
 from refloat.destinations.libvirt_spec import AttachKind, NetworkAttach
+from refloat.destinations.provisioner import Provisioner
+from refloat.destinations.simulated_provision import SimulatedProvisioner
+from refloat.errors import Refused
 from refloat.estate import Estate, Network
+from refloat.estate.cloudstack import CloudStackSite
+from refloat.estate.sites import LibvirtSite, SimulatedSite
+from refloat.estate.vsphere import VsphereSite
 from refloat.model import Target
-from refloat.simulated.world import World
+from refloat.simulated.world import NETWORKS, OWN, World
 from refloat.sources.base import Source
 from refloat.sources.libvirt import LibvirtSource
+from refloat.sources.vsphere import VsphereSource
 
 
 class Platforms:
@@ -28,23 +38,45 @@ class Platforms:
 
     def source(self, site: str) -> Source:
         if site not in self._sources:
-            form = self._estate.sites[site]
-            simulated = form.platform == "simulated"
-            self._sources[site] = self._world(form.uri).source if simulated else LibvirtSource(form.uri)
+            self._sources[site] = self._new_source(site)
         return self._sources[site]
+
+    def _new_source(self, site: str) -> Source:
+        form = self._estate.sites[site]
+        if isinstance(form, SimulatedSite):
+            return self._world(form.uri).source
+        if isinstance(form, VsphereSite):
+            return VsphereSource(form.settings())
+        if isinstance(form, CloudStackSite):
+            raise Refused(
+                f"site {site} is CloudStack: VMs are recovered there, not protected",
+                code="destination_only",
+                hint="name a libvirt or vSphere site as the protected VM's site",
+            )
+        return LibvirtSource(form.uri)
 
     def destination(self, site: str) -> Destination:
         if site not in self._destinations:
             form = self._estate.sites[site]
-            if form.platform == "simulated":
+            if isinstance(form, SimulatedSite):
                 return self._world(form.uri).destination
+            if isinstance(form, VsphereSite):
+                raise Refused(
+                    f"site {site} is vSphere: it is a source, and nothing can be recovered there",
+                    code="source_only",
+                    hint="name a libvirt or CloudStack site as the target's site",
+                )
+            if isinstance(form, CloudStackSite):
+                journals = self._data_dir / "cloudstack" / site
+                self._destinations[site] = CloudStackDestination(form.settings(), journals)
+                return self._destinations[site]
             networks = {name: _attach(network) for name, network in form.networks.items()}
             self._destinations[site] = LibvirtDestination(form.uri, networks)
         return self._destinations[site]
 
     def controller(self, target: Target) -> ControllerClient:
         site = self._estate.sites[target.site]
-        if site.platform == "simulated":
+        if isinstance(site, SimulatedSite):
             return self._world(site.uri).controller(target.controller_vm)
         if target.name not in self._controllers:
             destination = self.destination(target.site)
@@ -55,6 +87,28 @@ class Platforms:
                 state_dir=self._data_dir / "targets" / target.name,
             )
         return self._controllers[target.name]
+
+    def provisioner(self, site: str) -> Provisioner:
+        """What makes controllers there. Raises Refused where they cannot be made by the platform's API."""
+        form = self._estate.sites[site]
+        if isinstance(form, SimulatedSite):
+            return SimulatedProvisioner(self._world(form.uri).destination, OWN, NETWORKS)
+        if isinstance(form, LibvirtSite):
+            networks = {name: _attach(network) for name, network in form.networks.items()}
+            return LibvirtProvisioner(form.uri, networks)
+        if isinstance(form, CloudStackSite):
+            return CloudStackProvisioner(form.settings(), self._data_dir / "cloudstack" / site)
+        raise Refused(
+            f"controllers cannot be made at site {site}",
+            code="no_provisioning",
+            hint="make the VM by hand, and name it with `controller` and `disks`",
+        )
+
+    def forget(self, target: str) -> None:
+        """The target's controller is another one now, or none."""
+        known = self._controllers.pop(target, None)
+        if known is not None:
+            known.disconnect()
 
     def _world(self, uri: str) -> World:
         if uri not in self._worlds:

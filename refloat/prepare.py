@@ -15,6 +15,8 @@ from refloat.fence import not_fenced, source_limitation
 from refloat.guest.linux.cpu import level_of
 from refloat.model import (
     Action,
+    AttachedDisk,
+    AttachedNic,
     DriverChoice,
     GuestFacts,
     Hardware,
@@ -29,6 +31,7 @@ from refloat.model import (
 )
 from refloat.policy import MacPolicy, Rebuild
 from refloat.run import Run
+from refloat.seen_network import age_warnings, with_last_seen
 from refloat.text import span
 from refloat.windows_plan import about_windows, choose_drivers, send_drivers
 
@@ -56,14 +59,52 @@ def preflight(run: Run) -> None:
     if facts.windows:
         require_room(run, windows.OVERLAY_RESERVE)
     plan = make_plan(run, source, facts, cpu_level(run))
-    run.save("plan", replace(plan, warnings=(*plan.warnings, *_age(run))))
+    found = run.destination.check(run.vm, *wanted(run, plan))
+    run.save("plan", replace(plan, warnings=(*plan.warnings, *_age(run), *found.warnings)))
     if plan.decision.action is Action.REFUSE:
         raise Refused(
             f"this guest cannot be failed over: {'; '.join(plan.decision.reasons)}",
             code="guest_refused",
             hint="mend the cause at the source, sync, and start again",
         )
+    if found.reasons:
+        raise Refused(
+            f"the destination could not do this: {'; '.join(found.reasons)}",
+            code="destination_refuses",
+            hint="mend that at the recovery site, and start again",
+        )
     send_drivers(run, plan)
+
+
+def wanted(run: Run, plan: Plan) -> tuple[Hardware, str]:
+    """What the controller is to become, and the host name that it is to have."""
+    volumes = {disk.serial: disk.volume for disk in run.destination.hardware(run.vm).disks}
+    gone = [disk.serial for disk in plan.disks if disk.serial not in volumes]
+    if gone:
+        raise Refused(
+            f"{run.vm} has no replica disk {', '.join(gone)}",
+            code="replica_missing",
+            hint="attach it at the destination, or mend the target's disks in the estate file",
+        )
+    disks = tuple(AttachedDisk(one.serial, volumes[one.serial], plan.disk_bus) for one in plan.disks)
+    clock_utc = plan.facts.windows is None
+    hardware = Hardware(plan.cpus, plan.memory, plan.firmware, disks, wanted_nics(plan), clock_utc)
+    return hardware, host_name(plan)
+
+
+def host_name(plan: Plan) -> str:
+    """What the guest calls itself, without a domain."""
+    return plan.facts.hostname.partition(".")[0]
+
+
+def wanted_nics(plan: Plan) -> tuple[AttachedNic, ...]:
+    """The plan's adapters, each with its first static IPv4 address for platforms that give out addresses."""
+    return tuple(AttachedNic(nic.mac, nic.network, plan.nic_model, _first_address(nic)) for nic in plan.nics)
+
+
+def _first_address(nic: PlannedNic) -> str:
+    addresses = nic.config.addresses if nic.config else ()
+    return next((one.partition("/")[0] for one in addresses if ":" not in one), "")
 
 
 def _age(run: Run) -> list[str]:
@@ -76,15 +117,25 @@ def _age(run: Run) -> list[str]:
 
 
 def inventory(run: Run) -> SourceVM:
-    """The protected VM's hardware as its platform states it; in an emergency as it was at the last sync."""
+    """The protected VM's hardware as its platform states it; in an emergency as it was at the last sync.
+
+    What nothing is seen of now, the guest's network above all, is as it was seen last. Refused for a planned
+    failover whose final sync could not be made."""
+    known = run.store.target(run.target.name).inventory
     try:
-        return run.source.inventory(run.target.source_vm)
+        source = with_last_seen(run.source.inventory(run.target.source_vm), known)
     except Unreachable:
-        known = run.store.target(run.target.name).inventory
         if run.mode is not Mode.EMERGENCY or known is None:
             raise
         run.progress(message="the source does not answer: its hardware is taken from the last sync")
         return known
+    if source.problems and run.mode is Mode.PLANNED:
+        raise Refused(
+            f"{source.name} cannot be replicated as it is: {'; '.join(source.problems)}",
+            code="not_replicable",
+            hint="change that at the source; an emergency failover would use the last sync point",
+        )
+    return source
 
 
 def inspect(run: Run, source: SourceVM) -> GuestFacts:
@@ -172,10 +223,16 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) ->
         nic_model=policy.nic_model,
         report_deadline=policy.windows.report_deadline if facts.windows else policy.report_deadline,
         serial_console=policy.serial_console,
-        warnings=(*facts.warnings, *_cpu_warnings(facts, cpu), *warnings),
+        warnings=(*facts.warnings, *_cpu_warnings(facts, cpu), *warnings, *_source_warnings(source)),
         drivers=chosen if adapts and isinstance(chosen, DriverChoice) else None,
         rebuild=policy.rebuild is Rebuild.ALLOWED,
+        callback=run.callback,
     )
+
+
+def _source_warnings(source: SourceVM) -> list[str]:
+    """What its platform says of it, and how old what was seen of its network is."""
+    return [*source.problems, *source.warnings, *age_warnings(source.nics, now())]
 
 
 def _cpu_warnings(facts: GuestFacts, cpu: int | None) -> list[str]:

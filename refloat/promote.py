@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from refloat.clock import now
 from refloat.errors import Failed
-from refloat.model import Adaptation, AttachedDisk, AttachedNic, Hardware
-from refloat.prepare import hardware_before
+from refloat.model import Adaptation, AttachedDisk, Hardware
+from refloat.prepare import hardware_before, host_name, wanted_nics
 from refloat.run import Run
 
 # ---------------------------------------------------------------- 7 stop-controller
@@ -63,9 +63,10 @@ def restore_disk_order(run: Run) -> None:
 
 
 def apply_networks(run: Run) -> None:
-    plan = run.plan
-    wanted = tuple(AttachedNic(nic.mac, nic.network, plan.nic_model) for nic in plan.nics)
+    """And the host name that the platform's own services would give the guest."""
+    wanted = wanted_nics(run.plan)
     run.destination.set_nics(run.vm, wanted)
+    run.destination.set_name(run.vm, host_name(run.plan))
     _verify(run, "adapters", wanted, run.destination.hardware(run.vm).nics)
 
 
@@ -73,6 +74,7 @@ def restore_networks(run: Run) -> None:
     before = run.load("hardware", Hardware)
     if before is not None:
         run.destination.set_nics(run.vm, before.nics)
+        run.destination.set_name(run.vm, "")
 
 
 # ---------------------------------------------------------------- 11 apply-firmware

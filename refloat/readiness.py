@@ -8,7 +8,7 @@ from refloat.clock import now
 from refloat.errors import RefloatError, Unreachable
 from refloat.model import Action, Readiness
 from refloat.policy import MacPolicy
-from refloat.prepare import OVERLAY_RESERVE, cpu_level, inspect, inventory, make_plan, require_room
+from refloat.prepare import OVERLAY_RESERVE, cpu_level, inspect, inventory, make_plan, require_room, wanted
 from refloat.run import Run
 
 
@@ -24,9 +24,11 @@ def assess(run: Run) -> Readiness:
         require_room(run, OVERLAY_RESERVE)
         source = inventory(run)
         plan = make_plan(run, source, inspect(run, source), cpu_level(run))
+        found = run.destination.check(run.vm, *wanted(run, plan))
     except Unreachable:
         raise
     except RefloatError as error:
         return Readiness(now(), name, False, (str(error),))
-    ready = plan.decision.action is not Action.REFUSE
-    return Readiness(now(), name, ready, plan.decision.reasons, plan.warnings)
+    ready = plan.decision.action is not Action.REFUSE and not found.reasons
+    reasons = (*plan.decision.reasons, *found.reasons)
+    return Readiness(now(), name, ready, reasons, (*plan.warnings, *found.warnings))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from refloat.controller.client import ControllerClient
 from refloat.destinations.base import Destination
 from refloat.errors import Aborted, Failed
-from refloat.model import Mode, Plan, SyncPoint, Target
+from refloat.model import Callback, Mode, Plan, SyncPoint, Target
 from refloat.policy import Policy, Readdress, When
 from refloat.sources.base import Source
 from refloat.store.store import Store
@@ -57,6 +57,7 @@ class Run:
     data_dir: Path
     synchronise: Callable[[Callable[[], bool]], SyncPoint] = field(repr=False)
     drivers: Path | None = None  # the operator's virtio-win set, for Windows guests
+    callback: Callback | None = None  # where guests may report by HTTPS
 
     @property
     def vm(self) -> str:

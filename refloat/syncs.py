@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from refloat.errors import Busy, RefloatError, Refused
-from refloat.estate import Estate
 from refloat.model import SyncPoint, TargetState
 from refloat.platforms import Platforms
+from refloat.provision import Targets
 from refloat.readiness import assess
 from refloat.run import Run
+from refloat.seen_network import with_last_seen
 from refloat.store.store import Store, TargetStatus
 from refloat.sync.engine import sync
 
@@ -29,9 +30,14 @@ class Syncs:
     """`run_of` gives what preflight's checks need of a target, without a job."""
 
     def __init__(
-        self, estate: Estate, platforms: Platforms, store: Store, data_dir: Path, run_of: Callable[[str], Run]
+        self,
+        targets: Targets,
+        platforms: Platforms,
+        store: Store,
+        data_dir: Path,
+        run_of: Callable[[str], Run],
     ) -> None:
-        self._estate, self._platforms, self._store = estate, platforms, store
+        self._targets, self._platforms, self._store = targets, platforms, store
         self._data_dir, self._run_of = data_dir, run_of
         self._threads: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
@@ -89,7 +95,7 @@ class Syncs:
 
     def synchronise(self, name: str, cancelled: Callable[[], bool]) -> SyncPoint:
         """One sync of a target that the caller holds; returns the new complete sync point."""
-        target = self._estate.target(name)
+        target = self._targets.target(name)
         controller = self._platforms.controller(target)
         controller.wait_ready(CONTROLLER_WITHIN)
         source = self._platforms.source(target.source_site)
@@ -103,8 +109,14 @@ class Syncs:
             cancelled=cancelled,
         )
         self._store.save_sync_point(name, point)
-        self._store.save_inventory(name, source.inventory(target.source_vm))
+        known = self._store.target(name).inventory
+        self._store.save_inventory(name, with_last_seen(source.inventory(target.source_vm), known))
         return point
+
+    def first(self, name: str, cancelled: Callable[[], bool]) -> str:
+        """The first sync of a target that the caller holds; returns what is to be said of its outcome."""
+        self.synchronise(name, cancelled)
+        return self._look(name)
 
     def _in_background(self, name: str, holder: str) -> None:
         try:

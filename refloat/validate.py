@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from refloat.adapt import CHANNEL, note_status
+from refloat.callback import Inbox
 from refloat.clock import now, seconds_between
 from refloat.console_watch import Watch
 from refloat.destinations.base import Channel
-from refloat.errors import RefloatError
+from refloat.errors import RefloatError, Refused
 from refloat.fence import override
 from refloat.model import (
     Action,
@@ -129,8 +130,17 @@ class _Ear:
 
 def _ears(run: Run, stack: contextlib.ExitStack) -> list[_Ear]:
     """The channel; for Windows its first serial line as well, as it may lack the channel's driver."""
-    destination = run.destination
-    ears = [_Ear(stack.enter_context(destination.channel(run.vm, CHANNEL)), Lines())]
+    destination, ears = run.destination, []
+    if run.plan.callback is not None:
+        ears.append(_Ear(Inbox(run.store, run.job), Lines()))
+    try:
+        ears.append(_Ear(stack.enter_context(destination.channel(run.vm, CHANNEL)), Lines()))
+    except Refused as error:
+        if error.code != "no_channel":
+            raise
+        if not ears:
+            run.progress(message="no report can come: no channel here, and no report_url is configured")
+            ears.append(_Ear(Inbox(run.store, run.job), Lines()))
     if run.plan.facts.windows:
         try:
             ears.append(_Ear(stack.enter_context(destination.serial(run.vm)), Lines(), serial=True))

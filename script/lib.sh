@@ -23,8 +23,9 @@ DEBIAN_PACKAGES=(
 )
 
 # What the tests need beyond that. Wine (0.7 GB) runs the launcher of a recovered Windows guest for real;
-# Chromium (0.3 GB) opens the hub's page.
-DEV_PACKAGES=(wine64 chromium)
+# Chromium (0.3 GB) opens the hub's page; Go and govmomi (0.5 GB) build the simulated vCenter; nbdkit serves its
+# disks, as it does with VDDK in production.
+DEV_PACKAGES=(wine64 chromium golang-go golang-github-vmware-govmomi-dev nbdkit)
 
 # Room for the packages, two images, their package caches, a lab with its replica, and the tests' copies.
 NEEDED_GB=12

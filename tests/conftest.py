@@ -18,6 +18,7 @@ MARKS = {
     HERE / "crash": pytest.mark.slow,
     HERE / "truth": pytest.mark.slow,
     HERE / "faults": pytest.mark.slow,
+    HERE / "vcsim": pytest.mark.slow,
     HERE / "unit" / "sync": pytest.mark.slow,
     HERE / "unit" / "simulated": pytest.mark.slow,
     HERE / "system": pytest.mark.system,

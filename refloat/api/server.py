@@ -38,14 +38,20 @@ def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> No
     signals = _Signals()
     with listener:
         token = ensure_token(config.token_file)
+        from refloat.api.reports import ReportServer, callback_of
         from refloat.hub import open_hub
 
-        hub = open_hub(config)
+        reports = ReportServer(config) if config.report_url else None
+        hub = open_hub(config, callback_of(config))
         try:
+            if reports:
+                reports.start(hub.take_report)
             server = _server(hub, token, config, extend)
             signals.server_takes_over()
             server.run(sockets=[listener])
         finally:
+            if reports:
+                reports.stop()
             hub.close()
     # A step that is acting may take minutes; it is done again after the next start, as after a kill.
     logging.shutdown()

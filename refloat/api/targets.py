@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from refloat.access import Permission
 from refloat.api.common import PROBLEMS, Name, hub_of
-from refloat.api.door import FailsOver, Looks, Needs, Replicates
+from refloat.api.door import FailsOver, Looks, ManagesEstate, Needs, Replicates
 from refloat.api.schemas import FailoverIn, JobOut, ReplicationOut, SyncIn, TargetOut, TargetsOut
 from refloat.clock import now
 from refloat.model import OperatorDecision, TargetState
@@ -41,6 +41,25 @@ def show_target(request: Request, _: Looks, name: Name) -> TargetOut:
 def sync_target(request: Request, who: Replicates, name: Name, body: SyncIn | None = None) -> TargetOut:
     hub = hub_of(request)
     hub.start_sync(name, body.full if body else False, by=who.signature)
+    return _shown(request, hub.target(name))
+
+
+@router.post("/{name}/provision", status_code=202, summary="Make its controller, and sync it a first time")
+def add_target(request: Request, who: ManagesEstate, name: Name) -> TargetOut:
+    """As the estate file wishes it, or goes on with what an interrupted attempt made. Progress and outcome
+    are in the target."""
+    hub = hub_of(request)
+    hub.add_target(name, by=who.signature)
+    return _shown(request, hub.target(name))
+
+
+@router.post(
+    "/{name}/remove", status_code=202, summary="Delete the controller that was made, and the replica"
+)
+def remove_target(request: Request, who: ManagesEstate, name: Name) -> TargetOut:
+    """Refused with 409 while a failover or its recovered VM uses it."""
+    hub = hub_of(request)
+    hub.remove_target(name, by=who.signature)
     return _shown(request, hub.target(name))
 
 

@@ -57,6 +57,12 @@ class Client:
     def sync(self, name: str, full: bool = False) -> Data:
         return cast(Data, self._call("POST", f"/targets/{_part(name)}/sync", {"full": full}))
 
+    def add_target(self, name: str) -> Data:
+        return cast(Data, self._call("POST", f"/targets/{_part(name)}/provision"))
+
+    def remove_target(self, name: str) -> Data:
+        return cast(Data, self._call("POST", f"/targets/{_part(name)}/remove"))
+
     def start_failover(self, name: str, mode: str, source_is_off: str = "") -> Data:
         body = {"mode": mode, **({"source_is_off": source_is_off} if source_is_off else {})}
         return cast(Data, self._call("POST", f"/targets/{_part(name)}/failover", body))

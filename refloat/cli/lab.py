@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -91,3 +92,31 @@ def down() -> None:
     from refloat.lab.layout import default_lab
 
     lab_down(default_lab(), _say)
+
+
+@app.command()
+def image(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The raw image that is written.")],
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", metavar="DIR", help="Makes keys there and puts them into the image."),
+    ] = None,
+) -> None:
+    """Writes the controller's image, which `refloat target add` makes controllers of."""
+    from refloat.command import run
+    from refloat.errors import Refused
+    from refloat.lab.images import controller_image
+    from refloat.provision import make_keys, put_keys
+
+    for path in (file, *([keys] if keys else [])):
+        if path.exists():
+            raise Refused(f"{path} exists", code="file_exists", hint="name a new one")
+    run(["cp", "--sparse=always", str(controller_image(_say)), str(file)])
+    if keys is None:
+        typer.echo(f"{file}: name it in the estate as a target's provision.image")
+        return
+    make_keys(keys)
+    host_key = put_keys(file, keys)
+    typer.echo(f"{file}: a template; in the estate's provision:")
+    typer.echo(f"  identity: {keys.resolve() / 'controller'}")
+    typer.echo(f"  host_key: {host_key}")

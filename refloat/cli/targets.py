@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -22,7 +23,8 @@ from refloat.cli.output import (
     sync_point_text,
     table,
 )
-from refloat.errors import Failed
+from refloat.errors import Failed, Refused
+from refloat.text import safe
 
 app = sub_app("Replication targets: what is protected, and how fresh its replica is.")
 
@@ -87,6 +89,54 @@ def sync_target(
         say(f"{target} is {ended['state']}: {sync_point_text(ended['sync_point'])}")
 
 
+@app.command("add", epilog=EPILOG)
+def add_target(ctx: typer.Context, target: Target, url: Url = None, as_json: AsJson = False) -> None:
+    """Make the controller and the replica volumes that the estate file wishes for, and sync a first time.
+
+    Goes on with what an interrupted attempt has made.
+    """
+    with connect(ctx, url) as client:
+        client.add_target(target)
+        ended = _wait(client, target, session_of(ctx), busy=_at_work)
+    if as_json:
+        print_json(ended)
+    if ended["state"] != "ready":
+        raise Failed(
+            ended["message"] or f"target {target} is {ended['state']}",
+            code="provision_failed",
+            hint=f"`refloat target add {target}` goes on, `refloat target remove {target}` undoes it",
+        )
+    if not as_json:
+        say(f"{target} is ready: {sync_point_text(ended['sync_point'])}")
+
+
+@app.command("remove", epilog=EPILOG)
+def remove_target(
+    ctx: typer.Context,
+    target: Target,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the replica is deleted.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete the controller and the replica volumes that `add` made, and nothing else."""
+    question = f"delete the controller and the replica of {safe(target)}?"
+    if not yes and not (session_of(ctx).interactive() and typer.confirm(question, err=True)):
+        raise Refused("the removal was not confirmed", code="not_confirmed", hint="say so with --yes")
+    with connect(ctx, url) as client:
+        client.remove_target(target)
+        ended = _wait(client, target, session_of(ctx), busy=_at_work)
+    if as_json:
+        print_json(ended)
+    if ended["message"]:
+        raise Failed(
+            ended["message"],
+            code="removal_failed",
+            hint=f"mend the cause, then `refloat target remove {target}` again",
+        )
+    if not as_json:
+        say(f"the controller and the replica of {target} are gone")
+
+
 @app.command("pause", epilog=EPILOG)
 def pause_target(ctx: typer.Context, target: Target, url: Url = None, as_json: AsJson = False) -> None:
     """Start no sync of this target until it is resumed. A failover stays possible."""
@@ -103,18 +153,27 @@ def resume_target(ctx: typer.Context, target: Target, url: Url = None, as_json: 
     print_json(status) if as_json else say(f"replication of {target} goes on")
 
 
-def _wait(client: Client, name: str, session: Session) -> Data:
-    """Until the sync ends; progress goes to stderr. Ctrl-C ends the waiting, not the sync."""
+def _syncing(status: Data) -> bool:
+    return bool(status["state"] == "syncing")
+
+
+def _at_work(status: Data) -> bool:
+    """Provisioning, or the first sync that follows it."""
+    return str(status["holder"]).startswith(("provision-", "sync-"))
+
+
+def _wait(client: Client, name: str, session: Session, busy: Callable[[Data], bool] = _syncing) -> Data:
+    """Until the work ends; progress goes to stderr. Ctrl-C ends the waiting, not the work."""
     shown = ""
     try:
-        while (status := client.target(name))["state"] == "syncing":
+        while busy(status := client.target(name)):
             text = progress_text(status["progress"] or {})
             if text and text != shown:
-                note(f"syncing {name}: {text}")
+                note(f"{status['state']} {name}: {text}")
                 shown = text
             time.sleep(session.pause)
     except KeyboardInterrupt:
-        note(f"stopped watching; the sync goes on. Look at it with: refloat target show {name}")
+        note(f"stopped watching; the work goes on. Look at it with: refloat target show {name}")
         raise typer.Exit(130) from None
     return status
 

@@ -20,7 +20,9 @@ from importlib.resources.abc import Traversable
 _TOP = ("__init__.py", "errors.py", "command.py", "codec.py", "text.py", "clock.py", "durable.py")
 _PACKAGES = ("controller", "guest", "model")
 # The hub's side of refloat.controller needs nothing in the controller.
-_HUB_ONLY = frozenset(f"refloat/controller/{name}.py" for name in ("client", "ssh", "zipapp", "records"))
+_HUB_ONLY = frozenset(
+    f"refloat/controller/{name}.py" for name in ("client", "ssh", "zipapp", "records", "seed")
+)
 _MAIN = b"import sys\nfrom refloat.controller.main import main\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from refloat.model import (
@@ -23,6 +24,15 @@ from refloat.model import (
     PowerState,
     RollbackPoint,
 )
+
+
+@dataclass(frozen=True)
+class Feasible:
+    """What a promotion would meet: `reasons` say why it cannot be, `warnings` what an operator should
+    know."""
+
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Channel(Protocol):
@@ -42,6 +52,11 @@ class Destination(Protocol):
 
     def require_devices(self, bus: DiskBus, nic: NicModel) -> None:
         """Refused where this platform has no such disks or no such adapters. Preflight asks it."""
+        ...
+
+    def check(self, vm: str, wanted: Hardware, name: str) -> Feasible:
+        """Whether this VM, a running controller, could become `wanted` with that host name and be taken
+        back, as far as the platform can tell beforehand. Changes nothing."""
         ...
 
     def cpu_flags(self, vm: str) -> frozenset[str] | None:
@@ -72,6 +87,11 @@ class Destination(Protocol):
         Windows expects."""
         ...
 
+    def set_name(self, vm: str, name: str) -> None:
+        """The host name that the platform's own DHCP and metadata services give the guest; "" is the
+        controller's again. Nothing where the platform has no such services."""
+        ...
+
     def snapshot(self, vm: str, serials: Sequence[str], tag: str) -> tuple[RollbackPoint, ...]:
         """A rollback point named `tag` under each of these disks, at one instant, running or off."""
         ...
@@ -82,11 +102,13 @@ class Destination(Protocol):
 
     def stamps(self, vm: str) -> dict[str, str]:
         """By serial: the stamp of the lowest layer of each attached disk. It changes with every write to
-        that layer, and with nothing else: see RollbackPoint.base_stamp."""
+        that layer, and with nothing else: see RollbackPoint.base_stamp. Where a platform sees no writes it is
+        that of the rollback point under the disk, or of the one that the disk was reverted to."""
         ...
 
     def revert(self, vm: str, tag: str) -> None:
-        """Off only: the disks' content is again what it was at `snapshot`. Time does not depend on size."""
+        """Off only: the disks' content is again what it was at `snapshot`. On CloudStack that may take a
+        copy."""
         ...
 
     def merge(self, vm: str, tag: str) -> None:
@@ -110,15 +132,21 @@ class Destination(Protocol):
         """
         ...
 
-    def channel(self, vm: str, name: str) -> AbstractContextManager[Channel]: ...
+    def channel(self, vm: str, name: str) -> AbstractContextManager[Channel]:
+        """Refused (no_channel) where the platform has none."""
+        ...
 
     def serial(self, vm: str) -> AbstractContextManager[Channel]:
         """The VM's first serial line (COM1): for guests that have no driver for `channel` yet. Anything may
-        be written to it, by firmware and loaders too."""
+        be written to it, by firmware and loaders too. Refused (no_channel) where there is none."""
         ...
 
     def screenshot(self, vm: str) -> bytes:
         """The console as PNG, b"" where the platform has none."""
+        ...
+
+    def console(self, vm: str) -> str:
+        """Where a person can look at the console, without any token in it; "" where there is no such page."""
         ...
 
     def observe(self, vm: str) -> Observation: ...

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import libvirt
 
-from refloat.destinations.base import Channel
+from refloat.destinations.base import Channel, Feasible
 from refloat.destinations.libvirt_console import open_channel, open_serial, take_screenshot
 from refloat.destinations.libvirt_cpu import guest_flags
 from refloat.destinations.libvirt_domains import Domains
@@ -92,6 +92,10 @@ class LibvirtDestination:
     def require_devices(self, bus: DiskBus, nic: NicModel) -> None:
         require_devices(bus, nic)
 
+    def check(self, vm: str, wanted: Hardware, name: str) -> Feasible:
+        """What can be known beforehand is refused by `require_devices`, `free_bytes` and the volumes."""
+        return Feasible()
+
     def cpu_flags(self, vm: str) -> frozenset[str] | None:
         """Known only of a VM that runs: libvirt's own models lack what QEMU adds to them."""
         domain = self._domains.lookup(vm)
@@ -115,6 +119,9 @@ class LibvirtDestination:
     def set_nics(self, vm: str, nics: Sequence[AttachedNic]) -> None:
         specs = tuple(self.nic_spec(nic) for nic in nics)
         self._domains.change(vm, lambda spec: replace(spec, nics=specs))
+
+    def set_name(self, vm: str, name: str) -> None:
+        """libvirt tells a guest no name."""
 
     def set_firmware(self, vm: str, firmware: Firmware) -> None:
         """UEFI starts with libvirt's default variables, and later with what the VM left in them."""
@@ -242,6 +249,9 @@ class LibvirtDestination:
     def screenshot(self, vm: str) -> bytes:
         domain = self._domains.lookup(vm)
         return take_screenshot(self._connection.get(), domain)
+
+    def console(self, vm: str) -> str:
+        return ""
 
     def observe(self, vm: str) -> Observation:
         domain = self._domains.lookup(vm)

@@ -65,8 +65,15 @@ class VolumePool:
     def find(self, path: str) -> Volume | None:
         """The volume at `path`, in this pool or another; None where there is none."""
         with libvirt_errors(f"look up volume {path}"):
-            handle = self._lookup(path)
-            return None if handle is None else parse_volume(handle.XMLDesc())
+            for _ in range(_REFRESH_TRIES):
+                handle = self._lookup(path)
+                if handle is None:
+                    return None
+                xml = _or_none(handle.XMLDesc)
+                if xml is not None:
+                    return parse_volume(xml)
+                time.sleep(0.1)  # the pool is being refreshed: for a moment it knows no volume
+            return None
 
     def get(self, path: str) -> Volume:
         volume = self.find(path)
@@ -119,7 +126,7 @@ class VolumePool:
         """What the pool of the volume at `path` can still take."""
         with libvirt_errors(f"read the storage pool of {path}"):
             pool = self._own_pool(path)
-            _refresh(pool)
+            refresh(pool)
             return pool.info()[3]
 
     def _own_pool(self, path: str) -> libvirt.virStoragePool:
@@ -133,11 +140,12 @@ class VolumePool:
         return pool
 
     def _pool_of(self, path: str) -> libvirt.virStoragePool | None:
-        pools = [self._named_pool()] if self.name else self._active_pools()
+        pools = [self.named()] if self.name else self._active_pools()
         directory = posixpath.dirname(path)
         return next((pool for pool in pools if _directory(pool) == directory), None)
 
-    def _named_pool(self) -> libvirt.virStoragePool:
+    def named(self) -> libvirt.virStoragePool:
+        """Raises NotFound or Failed where it does not exist or is not started; libvirtError as it comes."""
         try:
             pool = self._connection.get().storagePoolLookupByName(self.name)
         except libvirt.libvirtError as error:
@@ -167,7 +175,7 @@ class VolumePool:
         handle = _or_none(lambda: pool.storageVolLookupByName(name))
         if handle is not None and _is_current(handle):
             return handle
-        _refresh(pool)  # QEMU makes layers, and tools make and remove files, behind libvirt's back
+        refresh(pool)  # QEMU makes layers, and tools make and remove files, behind libvirt's back
         return _or_none(lambda: pool.storageVolLookupByName(name))
 
 
@@ -210,7 +218,7 @@ def _is_current(handle: libvirt.virStorageVol) -> bool:
         return False
 
 
-def _refresh(pool: libvirt.virStoragePool) -> None:
+def refresh(pool: libvirt.virStoragePool) -> None:
     """libvirt refuses to refresh a pool while it creates or deletes a volume in it: ask again."""
     for _ in range(_REFRESH_TRIES):
         try:

@@ -19,7 +19,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from refloat.destinations.base import Channel
+from refloat.destinations.base import Channel, Feasible
 from refloat.destinations.simulated_channel import HostEnd, grey_png
 from refloat.destinations.simulated_faults import Faults
 from refloat.destinations.simulated_state import SimulatedVm, VmStates
@@ -106,6 +106,9 @@ class SimulatedDestination:
                 hint=f"it has {', '.join((*_BUSES, *_NICS))}: choose among them in the policy",
             )
 
+    def check(self, vm: str, wanted: Hardware, name: str) -> Feasible:
+        return Feasible()
+
     @verb
     def cpu_flags(self, vm: str) -> frozenset[str] | None:
         self._vms.read(vm)
@@ -132,6 +135,9 @@ class SimulatedDestination:
     @verb
     def screenshot(self, vm: str) -> bytes:
         return b"" if self._vms.read(vm).power is PowerState.OFF else grey_png()
+
+    def console(self, vm: str) -> str:
+        return ""
 
     # ------------------------------------------------------------ power
 
@@ -191,6 +197,8 @@ class SimulatedDestination:
                     hint=f"it has {known}",
                 )
         self._define(vm, nics=tuple(nics))
+
+    def set_name(self, vm: str, name: str) -> None: ...
 
     @verb
     def set_firmware(self, vm: str, firmware: Firmware) -> None:

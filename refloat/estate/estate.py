@@ -23,6 +23,7 @@ class Estate(Form):
     targets: dict[Name, TargetForm]
 
     def target(self, name: str) -> model.Target:
+        """As the file says it: of a target whose controller is to be made, the wish; see provision.py."""
         form = self.targets.get(name)
         if form is None:
             raise NotFound(
@@ -34,14 +35,8 @@ class Estate(Form):
             source_site=protected.site,
             source_vm=protected.vm,
             site=form.site,
-            controller_vm=form.controller.vm,
-            endpoint=model.Endpoint(
-                address=form.controller.address,
-                port=form.controller.port,
-                user=form.controller.user,
-                identity=str(form.controller.identity),
-                host_key=form.controller.host_key,
-            ),
+            controller_vm=form.controller_vm(name),
+            endpoint=form.endpoint(),
             disks=tuple(model.ReplicaDisk(key, serial) for key, serial in form.disks.items()),
             policy=protected.policy,
         )

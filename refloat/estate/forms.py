@@ -6,7 +6,9 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from refloat.secret import SecretRef
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
 Mac = Annotated[str, Field(pattern=r"^(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")]
@@ -34,3 +36,19 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 class Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SecretForm(Form):
+    """Where a secret is: the estate file itself never holds one."""
+
+    file: AbsolutePath | None = None
+    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> SecretForm:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("name a file or an environment variable, one of the two")
+        return self
+
+    def record(self) -> SecretRef:
+        return SecretRef(self.file or "", self.env or "")

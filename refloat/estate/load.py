@@ -23,11 +23,19 @@ def load_estate(file: Path) -> Estate:
         raise _bad(file, f"no YAML: {error}", "mend the file")
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        where = _place(first["loc"], first["type"])
         raise _bad(file, f"{where}: {first['msg']}", "see docs/estate.md for the form")
     _check_references(file, estate)
     _check_nothing_is_shared(file, estate)
     return estate
+
+
+def _place(path: tuple[int | str, ...], kind: str) -> str:
+    """As the file has it: a site's platform is one of its words, no level of its own."""
+    words = [str(part) for part in path]
+    if words[:1] == ["sites"]:
+        words[2:3] = ["platform"] if kind.startswith("union_tag") else []
+    return ".".join(words) or "the file"
 
 
 def _check_references(file: Path, estate: Estate) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, IPvAnyAddress, IPvAnyNetwork, model_validator
 
+from refloat.estate.cloudstack import CloudStackSite
 from refloat.estate.forms import Form, Name
+from refloat.estate.vsphere import VsphereSite
 from refloat.policy import Readdress, When
 
 
@@ -20,10 +22,22 @@ class Network(Form):
     name: str = ""  # of the libvirt network or bridge
 
 
-class Site(Form):
-    platform: Literal["libvirt", "simulated"]
-    uri: str  # of a simulated site: the directory of its world, which both sides share
+class LibvirtSite(Form):
+    platform: Literal["libvirt"]
+    uri: str
     networks: dict[Name, Network] = {}
+
+
+class SimulatedSite(Form):
+    """`uri` is the directory of its world, which both sides share."""
+
+    platform: Literal["simulated"]
+    uri: str
+    networks: dict[Name, Network] = {}
+
+
+# Told apart by `platform`. Each has `uri`, which names the installation, and `networks`.
+Site = Annotated[LibvirtSite | SimulatedSite | VsphereSite | CloudStackSite, Field(discriminator="platform")]
 
 
 class ReaddressForm(Form):

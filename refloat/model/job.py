@@ -108,6 +108,16 @@ class Secrets:
 
 
 @dataclass(frozen=True)
+class Callback:
+    """Where a guest sends its reports: `url` is up to the job's id, `certificate` (PEM) is what it trusts
+    there and nothing else; empty for plain HTTP. `own`: the hub made the certificate for itself."""
+
+    url: str
+    certificate: str = field(default="", repr=False)
+    own: bool = True
+
+
+@dataclass(frozen=True)
 class Plan:
     """Every value that two steps must agree on, chosen once at preflight (secrets apart)."""
 
@@ -129,6 +139,7 @@ class Plan:
     serial_console: bool = False
     drivers: DriverChoice | None = None  # for a Windows guest that is adapted
     rebuild: bool = False  # as in AdaptRequest
+    callback: Callback | None = None
 
 
 @dataclass(frozen=True)
@@ -147,3 +158,4 @@ class AdaptRequest:
     luks_keys: dict[str, str] = field(default_factory=dict, repr=False)  # container's UUID: passphrase
     windows: WindowsRequest | None = None  # for a Windows guest
     rebuild: bool = False  # the guest's own tool may run, for an initramfs to which nothing can be appended
+    callback: Callback | None = None  # its url is this job's

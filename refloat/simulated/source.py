@@ -9,7 +9,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +92,8 @@ class SimulatedSource:
             yield ChangeSet(checkpoint, tuple(self._reader(vm, key, since) for key in keys))
         finally:
             stop_readers(sockets)
-            sockets.rmdir()
+            with suppress(OSError):  # a run that came after this one has taken it away
+                sockets.rmdir()
 
     def forget(self, vm: str, keep: str | None) -> None:
         for disk in self._ask("forget", vm).vm.disks:

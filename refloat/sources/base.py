@@ -13,8 +13,10 @@ from refloat.model import PowerState, SourceVM
 class DiskReader:
     """One source disk, readable over NBD at one fixed instant.
 
-    `bitmap` is the NBD meta context that names the blocks changed since the asked checkpoint;
-    None means that no bitmap can be trusted and `reason` says why: compare the whole disk.
+    `bitmap` is the NBD meta context that names the blocks changed since the asked checkpoint; a platform
+    that tells them by itself gives them as `areas` (start and end, in bytes). Where both are None nothing is
+    known for certain and `reason` says why: compare the whole disk. `allocated` is all that may hold other
+    than zeroes; None: ask the NBD server.
     """
 
     key: str
@@ -22,14 +24,18 @@ class DiskReader:
     capacity: int
     bitmap: str | None
     reason: str = ""
+    areas: tuple[tuple[int, int], ...] | None = None
+    allocated: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
 class ChangeSet:
-    """All disks of a VM at one instant. `checkpoint` marks that instant for the next sync."""
+    """All disks of a VM at one instant. `checkpoint` marks that instant for the next sync; `said` is what an
+    operator should know of this one."""
 
     checkpoint: str
     disks: tuple[DiskReader, ...]
+    said: tuple[str, ...] = ()
 
 
 class Source(Protocol):

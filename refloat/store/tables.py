@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -159,3 +159,22 @@ class StartRow(Base):
     asked: Mapped[str]  # SHA-256 of what was asked for
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     at: Mapped[str]
+
+
+class InboxRow(Base):
+    """A report that came by HTTPS, as it came."""
+
+    __tablename__ = "report_inbox"
+
+    job: Mapped[str] = mapped_column(String, primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    line: Mapped[bytes]
+
+
+class ProvisionRow(Base):
+    """What was made for a target through its platform's API."""
+
+    __tablename__ = "provisions"
+
+    target: Mapped[str] = mapped_column(String, primary_key=True)
+    data: Mapped[dict[str, Any]]

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import nbd
+
 from refloat.clock import now
 from refloat.controller.records import ControllerDisk, Export, SyncStatus
 from refloat.errors import Failed, RefloatError, Refused
@@ -151,6 +153,7 @@ def _transfer(run: _Sync, status: SyncStatus, last: SyncPoint | None) -> SyncPoi
         )
         transferred = _copy_all(run, disks, {export.serial: export for export in exports})
         how, reason = _summary(disks, last, kept is not None)
+        reason = "; ".join(filter(None, (reason, *changes.said)))
         point = SyncPoint(point_id, taken, changes.checkpoint, how, transferred, reason)
     run.ledger.write(point, {disk.reader.key: disk.hashes for disk in disks})
     return point
@@ -177,7 +180,7 @@ def _plan_disk(run: _Sync, reader: DiskReader, kept: dict[str, ChunkHashes] | No
         old = None  # of another disk: nothing is known
     contexts = [ALLOCATION] + ([reader.bitmap] if reader.bitmap and old else [])
     with connected(reader.uri, *contexts) as handle:
-        data = data_ranges(handle, reader.capacity)
+        data = _data(handle, reader, old)
         if old is None:
             everything = [(0, reader.capacity)]
             return _Disk(
@@ -187,11 +190,22 @@ def _plan_disk(run: _Sync, reader: DiskReader, kept: dict[str, ChunkHashes] | No
                 plan_work(everything, data, reader.capacity),
                 ChunkHashes(reader.capacity),
             )
-        if reader.bitmap:
-            changed = changed_ranges(handle, reader.bitmap, reader.capacity)
+        if reader.bitmap or reader.areas is not None:
+            changed = normalise(reader.areas or ())
+            if reader.bitmap:
+                changed = changed_ranges(handle, reader.bitmap, reader.capacity)
             return _Disk(reader, serial, "changed", plan_work(changed, data, reader.capacity), old.copy())
     differing, hashes = _compare(run, reader, data, old)
     return _Disk(reader, serial, "compared", plan_work(differing, data, reader.capacity), hashes)
+
+
+def _data(handle: nbd.NBD, reader: DiskReader, old: ChunkHashes | None) -> Ranges:
+    """What may hold other than zeroes. Areas of a platform are few: they are read without asking for more."""
+    if reader.areas is not None and old is not None:
+        return [(0, reader.capacity)]
+    if reader.allocated is not None:
+        return normalise(reader.allocated)
+    return data_ranges(handle, reader.capacity)
 
 
 def _compare(run: _Sync, reader: DiskReader, data: Ranges, old: ChunkHashes) -> tuple[Ranges, ChunkHashes]:

@@ -53,7 +53,7 @@ def target(request: Request, _: Looks, name: Name) -> Response:
     values = {
         "target": views.target_row(status, hub.replication_of(status)),
         "status": status,
-        "estate": hub.estate.target(name),
+        "estate": hub.known.target(name) if hub.known.is_made(name) else hub.estate.target(name),
         "policy": views.policy_rows(hub.estate.policy(hub.estate.target(name).policy)),
         "jobs": views.job_rows(hub, hub.jobs(10, target=name)),
     }

@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -30,9 +31,24 @@ URI = os.environ.get("REFLOAT_TEST_LIBVIRT", "qemu:///system")
 MIB = 1 << 20
 
 
+@dataclass(frozen=True)
+class Lacks:
+    """What a platform does not have, and why: a reason each, None where it has it."""
+
+    bus_per_disk: str | None = None
+    e1000e: str | None = None
+    layers: str | None = None  # rollback points that take the writes
+    disk_counters: str | None = None
+    processor: str | None = None
+    console: str | None = None
+    pause: str | None = None
+    channel: str | None = None
+
+
 class Rig(Protocol):
     vm: str
     disks: tuple[AttachedDisk, ...]
+    lacks: Lacks
 
     @property
     def destination(self) -> Destination: ...
@@ -59,15 +75,16 @@ class Rig(Protocol):
 
 
 class LibvirtRig:
+    lacks = Lacks()
     networks = {  # noqa: RUF012
         "management": NetworkAttach.user("10.20.30.0/24"),
         "test": NetworkAttach.user("10.20.40.0/24", restrict=True),
         "bridged": NetworkAttach.bridge("br-none"),
     }
 
-    def __init__(self, directory: Path, pool: str) -> None:
+    def __init__(self, directory: Path, pool: str, uri: str = URI) -> None:
         self.directory = directory
-        self.destination = LibvirtDestination(URI, self.networks, pool)
+        self.destination = LibvirtDestination(uri, self.networks, pool)
         self.domains = Domains(Connection(URI))
         self.vm = f"rf-test-{uuid.uuid4().hex[:8]}"
         self._others: list[str] = []
@@ -135,6 +152,7 @@ class LibvirtRig:
 
 
 class SimulatedRig:
+    lacks = Lacks()
     networks = {  # noqa: RUF012
         "management": SimulatedNetwork("10.20.30.0/24"),
         "test": SimulatedNetwork("10.20.40.0/24"),

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from refloat.controller.client import ControllerClient
-from refloat.destinations.base import Channel, Destination
+from refloat.destinations.base import Channel, Destination, Feasible
 from refloat.errors import Failed, RefloatError, Refused
 from refloat.guest.inspect import inspect
 from refloat.model import (
@@ -135,6 +135,9 @@ class FakeDestination:
     hear: Callable[[], list[bytes]] = list
     hear_serial: Callable[[], list[bytes]] = list
     picture: bytes = b""
+    page: str = ""
+    feasible: Feasible = field(default_factory=Feasible)
+    names: list[str] = field(default_factory=list)
     flags: frozenset[str] | None = None
     buses: tuple[DiskBus, ...] = (DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI, DiskBus.SATA)
 
@@ -150,6 +153,9 @@ class FakeDestination:
     def require_devices(self, bus: DiskBus, nic: NicModel) -> None:
         if bus not in self.buses:
             raise Refused(f"no disks by {bus} here", code="disk_bus", hint="choose another")
+
+    def check(self, vm: str, wanted: Hardware, name: str) -> Feasible:
+        return self.feasible
 
     def cpu_flags(self, vm: str) -> frozenset[str] | None:
         return self.flags
@@ -176,6 +182,9 @@ class FakeDestination:
     def set_nics(self, vm: str, nics: Sequence[AttachedNic]) -> None:
         self._call("set_nics")
         self.defined = replace(self.defined, nics=tuple(nics))
+
+    def set_name(self, vm: str, name: str) -> None:
+        self.names.append(name)
 
     def set_firmware(self, vm: str, firmware: Firmware) -> None:
         self._call("set_firmware")
@@ -249,6 +258,9 @@ class FakeDestination:
 
     def screenshot(self, vm: str) -> bytes:
         return self.picture
+
+    def console(self, vm: str) -> str:
+        return self.page
 
     def observe(self, vm: str) -> Observation:
         linked = tuple(nic.mac for nic in self.defined.nics)

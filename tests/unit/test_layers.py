@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2] / "refloat"
 LAYERS = (
     ("cli", "web", "lab"),
     ("api",),
-    ("hub", "platforms", "estate", "config", "standalone", "syncs", "caretaker", "doctor"),
+    ("hub", "platforms", "estate", "config", "standalone", "syncs", "caretaker", "provision", "doctor"),
     ("jobs",),
     ("failover",),
     (
@@ -22,6 +22,7 @@ LAYERS = (
         "fence",
         "readiness",
         "adapt",
+        "callback",
         "promote",
         "validate",
         "probes",
@@ -37,6 +38,7 @@ LAYERS = (
         "verdict",
         "decide",
         "readdress",
+        "seen_network",
         "evidence",
     ),
     ("run", "policy", "drivers", "console_states"),
@@ -47,7 +49,7 @@ LAYERS = (
     ("store", "sync", "controller", "sources", "destinations"),
     ("libvirt_connection",),
     ("guest",),
-    ("model", "codec", "errors", "command", "clock", "text", "durable"),
+    ("model", "codec", "errors", "command", "clock", "text", "durable", "secret"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -3,7 +3,7 @@
 # then says over the report channel what has become of the guest, and removes itself (report).
 #
 # Needs a POSIX sh, ip, and coreutils or BusyBox. Never blocks the boot, never fails a service.
-# Beside it lie network.sh (configure) and facts.sh (what is reported). Processes are dear under
+# Beside it lie network.sh (configure), facts.sh (what is reported) and callback.sh (reports by HTTPS). Processes are dear under
 # emulation, so what the shell can do by itself, it does.
 # For tests alone: REFLOAT_ROOT prefixes every path.
 
@@ -22,7 +22,7 @@ BACKUP=$ROOT/var/backups/refloat
 
 # Job, channel and times come from firstboot.conf, the token and the nonce from secrets. Both were
 # written by Refloat from values that it had checked.
-JOB='' CHANNEL='' DEADLINE=900 NIC_WAIT=15 SETTLE=180 INIT='' STACK=''
+JOB='' CHANNEL='' CALLBACK='' DEADLINE=900 NIC_WAIT=15 SETTLE=180 INIT='' STACK=''
 TOKEN='' NONCE=''
 TAB='	'
 
@@ -166,6 +166,25 @@ find_channel() { # the report channel's device, in REPLY; the name in /dev is ma
     return 1
 }
 
+# The same by HTTPS, where the hub has an address for it. Beside the other way: neither waits for the other.
+deliver_by_callback() {
+    while :; do
+        seconds
+        [ "$REPLY" -lt "$DEADLINE" ] || return 0
+        outbox_is_empty || timeout 60 sh "$RUN/firstboot.sh" callback "$CALLBACK"
+        [ -e "$RUN/complete" ] && outbox_is_empty && return 0
+        sleep 3
+    done
+}
+
+acknowledged() { # up to number $1
+    case $1 in '' | *[!0-9]* | ???????????*) return 1 ;; esac
+    for acknowledged_file in "$RUN"/outbox/*; do
+        [ -e "$acknowledged_file" ] && [ "${acknowledged_file##*/}" -le "$1" ] && rm -f "$acknowledged_file"
+    done
+    return 0
+}
+
 outbox_is_empty() {
     for outbox_file in "$RUN"/outbox/*; do
         [ -e "$outbox_file" ] && return 1
@@ -182,12 +201,7 @@ exchange() { # with the host on port $1; runs under timeout
         read -r exchange_line <"$exchange_file" && printf '%s\n' "$exchange_line" >&3
     done
     while read -r exchange_word exchange_number _ <&3; do
-        [ "$exchange_word" = ack ] || continue
-        case $exchange_number in '' | *[!0-9]* | ???????????*) continue ;; esac
-        for exchange_file in "$RUN"/outbox/*; do
-            [ -e "$exchange_file" ] && [ "${exchange_file##*/}" -le "$exchange_number" ] && rm -f "$exchange_file"
-        done
-        outbox_is_empty && return 0
+        [ "$exchange_word" = ack ] && acknowledged "$exchange_number" && outbox_is_empty && return 0
     done
     return 1
 }
@@ -253,12 +267,14 @@ keep_log() {
 report() {
     # Reports go on after the clean-up has removed these files.
     cp "$ETC/firstboot.sh" "$ETC/network.sh" "$ETC/facts.sh" "$RUN"
+    cp "$ETC/callback.sh" "$ETC/callback.pem" "$RUN" 2>/dev/null # where there is such a way
     [ -r "$ETC/changes" ] && cp "$ETC/changes" "$RUN/changes"
     seconds
     DEADLINE=$((REPLY + DEADLINE))
     STATE=starting
     make_report configured false
     deliver &
+    [ -n "$CALLBACK" ] && deliver_by_callback &
     settle
     wait_for_gateway
     case $STATE in
@@ -285,5 +301,6 @@ case ${1:-} in
 configure) configure ;;
 report) report ;;
 exchange) exchange "$2" ;;
+callback) . "${0%/*}/callback.sh" && callback "$2" ;;
 esac
 exit 0

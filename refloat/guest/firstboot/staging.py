@@ -36,6 +36,7 @@ _REWRITTEN = (NetworkMode.RESTORE, NetworkMode.READDRESS, NetworkMode.DHCP)
 # Every value goes into a file that a shell reads.
 _PLAIN = re.compile(r"[A-Za-z0-9._:=+/-]{1,256}")
 _CHANNEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CALLBACK = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,210}/[A-Za-z0-9._/-]{1,200}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _NIC_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 # A path may be unusual ("Wired connection 1.nmconnection"), but is one field of a line.
@@ -136,6 +137,10 @@ def staging(
     }
     for name, own in _SCRIPTS.items():
         files[f"{DIRECTORY}/{name}"] = StagedFile(_own(own), 0o755, shown=False)
+    if request.callback:
+        files[f"{DIRECTORY}/callback.sh"] = StagedFile(_own("callback.sh"), 0o755, shown=False)
+        if request.callback.certificate:
+            files[f"{DIRECTORY}/callback.pem"] = StagedFile(request.callback.certificate.encode("ascii"))
     files |= _network(planned)
     for path, own in start.files.items():
         files[path] = StagedFile(_own(own), start.mode)
@@ -160,6 +165,9 @@ def _plain(value: str) -> str:
 def _conf(request: AdaptRequest, init: str, stack: str) -> bytes:
     if not _CHANNEL.fullmatch(request.channel):
         raise Refused(f"{request.channel!r} is no name of a report channel", code="plan_invalid")
+    if request.callback and not _CALLBACK.fullmatch(request.callback.url):
+        raise Refused(f"{request.callback.url!r} is no address for reports", code="plan_invalid")
+    by_https = (f"CALLBACK='{request.callback.url}'",) if request.callback else ()
     lines = (
         f"JOB='{_plain(request.job)}'",
         f"CHANNEL='/dev/virtio-ports/{request.channel}'",
@@ -168,6 +176,7 @@ def _conf(request: AdaptRequest, init: str, stack: str) -> bytes:
         f"SETTLE={SETTLE}",
         f"INIT='{_plain(init)}'",
         f"STACK='{_plain(stack) if stack else ''}'",
+        *by_https,
     )
     return "".join(f"{line}\n" for line in lines).encode()
 

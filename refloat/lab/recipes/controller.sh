@@ -108,6 +108,46 @@ WantedBy=multi-user.target
 END
 systemctl --quiet enable ssh.service
 
+# --- what makes this image one controller --------------------------------------------------------
+# The seed lies between the boot loader and the first partition (refloat/controller/seed.py): whose key is
+# accepted, this machine's host key, and its address where it is static. Used once, before sshd starts.
+cat >/usr/local/sbin/refloat-seed <<'END'
+#!/bin/sh
+set -eu
+umask 077
+root=$(readlink -f "/sys/dev/block/$(stat -c '%Hd:%Ld' /)")
+disk=${root%/*}
+dd if="/dev/${disk##*/}" of=/run/seed bs=65536 skip=8 count=1 status=none
+read -r magic length sum </run/seed || exit 0
+[ "$magic" = REFLOAT-SEED-1 ] || exit 0
+header="$magic $length $sum"
+tail -c "+$((${#header} + 2))" /run/seed | head -c "$length" >/run/seed.tar
+echo "$sum  /run/seed.tar" | sha256sum -c --status
+tar -x --numeric-owner --no-overwrite-dir -C / -f /run/seed.tar
+sync
+rm /run/seed /run/seed.tar
+END
+chmod 0755 /usr/local/sbin/refloat-seed
+cat >/etc/systemd/system/refloat-seed.service <<'END'
+[Unit]
+Description=Keys and address of this controller
+DefaultDependencies=no
+Requires=local-fs.target
+After=local-fs.target
+Before=ssh.service systemd-networkd.service shutdown.target
+Conflicts=shutdown.target
+ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/refloat-seed
+
+[Install]
+WantedBy=multi-user.target
+END
+systemctl --quiet enable refloat-seed.service
+
 # --- a fast boot -------------------------------------------------------------------------------
 disable_housekeeping
 systemctl --quiet mask systemd-pstore.service systemd-binfmt.service systemd-update-utmp.service \

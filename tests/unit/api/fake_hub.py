@@ -108,6 +108,18 @@ class FakeHub:
         new = old if self.at_sync else replace(old, sync_point=point(2))
         self.known[name] = replace(new, message=self.at_sync)
 
+    def add_target(self, name: str, by: str = "") -> None:
+        old = self.target(name)
+        made = replace(old, sync_point=point(1), state=TargetState.READY, message="")
+        failed = replace(old, sync_point=None, state=TargetState.ERROR, message=self.at_sync)
+        self.known[name] = failed if self.at_sync else made
+
+    def remove_target(self, name: str, by: str = "") -> None:
+        old = self.target(name)
+        if old.holder:
+            raise Busy(f"job {old.holder} uses target {name}", code="target_busy", hint="roll it back")
+        self.known[name] = replace(old, sync_point=None, state=TargetState.PROVISIONING, message=self.at_sync)
+
     def start_failover(
         self,
         target: str,

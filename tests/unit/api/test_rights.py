@@ -24,6 +24,8 @@ WANTED = {
     ("GET", f"{V1}/targets"): Permission.LOOK,
     ("GET", f"{V1}/targets/{{name}}"): Permission.LOOK,
     ("POST", f"{V1}/targets/{{name}}/sync"): Permission.REPLICATE,
+    ("POST", f"{V1}/targets/{{name}}/provision"): Permission.ESTATE,
+    ("POST", f"{V1}/targets/{{name}}/remove"): Permission.ESTATE,
     ("POST", f"{V1}/targets/{{name}}/pause"): Permission.REPLICATE,
     ("POST", f"{V1}/targets/{{name}}/resume"): Permission.REPLICATE,
     ("POST", f"{V1}/targets/{{name}}/failover"): Permission.FAILOVER,
@@ -96,6 +98,7 @@ def test_the_matrix(hub: FakeHub, app: Any, role: Role, method: str, path: str) 
         Permission.LOOK: True,
         Permission.AUDIT: role is not Role.VIEWER,
         Permission.ACCESS: role is Role.ADMIN,
+        Permission.ESTATE: role is Role.ADMIN,
     }.get(permission, role is not Role.VIEWER)
     assert (answer.status_code != 403) == allowed, answer.text
     assert answer.status_code < 500, answer.text

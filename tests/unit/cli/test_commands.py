@@ -140,6 +140,21 @@ def test_sync(cli: Cli, hub: FakeHub) -> None:
     assert "started" in cli("target", "sync", "web", "--no-watch").stdout
 
 
+def test_add_and_remove(cli: Cli, hub: FakeHub) -> None:
+    done = cli("target", "add", "web")
+    assert done.exit_code == 0 and "web is ready" in done.stdout
+    for answer in ("n\n", None):
+        kept = cli("target", "remove", "web", answer=answer)
+        assert kept.exit_code == 3 and hub.known["web"].sync_point is not None
+    gone = cli("target", "remove", "web", "--yes")
+    assert gone.exit_code == 0 and "web are gone" in gone.stdout
+    hub.at_sync = "the pool is full; these stay: volume x"
+    for command in (["add"], ["remove", "--yes"]):
+        failed = cli("target", command[0], "web", *command[1:], "--json")
+        assert failed.exit_code == 1 and "the pool is full" in failed.stderr
+        assert facts(failed)["message"] == hub.at_sync
+
+
 def test_sync_shows_bytes(cli: Cli, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     busy = replace(
         hub.known["web"],

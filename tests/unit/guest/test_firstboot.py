@@ -214,7 +214,7 @@ def reports(root: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("name", ["refloat-firstboot.sh", "network.sh", "facts.sh"])
+@pytest.mark.parametrize("name", ["refloat-firstboot.sh", "network.sh", "facts.sh", "callback.sh"])
 def test_script_is_sound(shell: str, name: str) -> None:
     argv = [shell, "ash"] if shell == "busybox" else [shell]
     subprocess.run([*argv, "-n", str(PACKAGE.joinpath(name))], check=True)

@@ -1,0 +1,1 @@
+versionMap: dict[str, str]  # noqa: N816
