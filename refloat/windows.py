@@ -31,6 +31,7 @@ _BOOT_DRIVERS = {
     DiskBus.SATA: ("storahci", "msahci"),
     DiskBus.NVME: ("stornvme",),
     DiskBus.PVSCSI: ("pvscsi",),
+    DiskBus.LSI: ("lsi_sas", "lsi_scsi", "symmpi"),
 }
 _OF_THE_SET = frozenset({"viostor", "vioscsi"})
 _OF_WINDOWS = frozenset({"storahci", "msahci"})
