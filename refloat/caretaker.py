@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from refloat.syncs import SYNCABLE
 
 log = logging.getLogger(__name__)
 
-TICK = 2.0  # seconds
+TICK = 2.0  # seconds between two looks
+SHARE = 0.05  # of the time, at most, goes into looking: with many targets and jobs the looks are further apart
 JITTER = 0.1  # of the interval: targets of one policy do not all sync at once
 RETRY = 60  # seconds after a sync that failed, at least
 
@@ -114,9 +116,12 @@ class Caretaker:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._tick):
+        pause = self._tick
+        while not self._stop.wait(pause):
+            begun = time.monotonic()
             self._each("syncs", self._estate.due_syncs, self._estate.start_sync)
             self._each("jobs", self._estate.waiting_jobs, self._estate.take_care)
+            pause = max(self._tick, (time.monotonic() - begun) / SHARE)
 
     def _each(self, what: str, names: Callable[[], Sequence[str]], act: Callable[[str], None]) -> None:
         try:
