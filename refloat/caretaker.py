@@ -22,7 +22,7 @@ from refloat.syncs import SYNCABLE
 log = logging.getLogger(__name__)
 
 TICK = 2.0  # seconds between two looks
-SHARE = 0.05  # of the time, at most, goes into looking: with many targets and jobs the looks are further apart
+SHARE = 0.05  # of the time, at most, goes into looking: with much to look at the looks are further apart
 JITTER = 0.1  # of the interval: targets of one policy do not all sync at once
 RETRY = 60  # seconds after a sync that failed, at least
 
