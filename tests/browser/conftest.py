@@ -37,7 +37,7 @@ class Site:
         return answer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("browser") / "estate"
     refloat = [sys.executable, "-m", "refloat"]
@@ -86,7 +86,7 @@ def _prepare(site: Site, hub: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: its event loop runs in the tests' own thread
 def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     assert chromium, "no chromium: script/setup --dev installs it"
