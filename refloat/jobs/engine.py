@@ -25,6 +25,7 @@ from refloat.jobs.states import finish_job, settle
 from refloat.model import JobState
 from refloat.policy import OnFailure
 from refloat.run import Run
+from refloat.store.sound import require_sound
 
 # Part of what is stored: change it only together with a migration of the jobs in flight.
 APPLICATION_VERSION = "failover-1"
@@ -144,6 +145,7 @@ async def _cancel_all() -> None:
 def _use_wal(database: Path) -> None:
     """Before DBOS opens it: later it can fail with "database is locked". Without it a step costs 4 times
     more."""
+    require_sound(database)
     database.parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(f"sqlite:///{database}")
     with engine.connect() as connection:

@@ -21,6 +21,7 @@ from refloat.clock import now
 from refloat.codec import decode, encode
 from refloat.errors import Busy, NotFound, RefloatError, Refused
 from refloat.model import JobState, Mode, Readiness, SourceVM, SyncPoint, TargetState
+from refloat.store.sound import require_sound
 from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, StartRow, TargetRow
 
 T = TypeVar("T")
@@ -93,9 +94,10 @@ class Store:
 
     @staticmethod
     def open(file: Path) -> Store:
-        """The store in this SQLite file, brought to the newest schema."""
+        """The store in this SQLite file, brought to the newest schema. Raises Refused (store_damaged)."""
         from refloat.store.migrate import upgrade
 
+        require_sound(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": 30})
 

@@ -230,6 +230,26 @@ def test_a_store_of_the_first_release_is_upgraded_with_its_attempts(tmp_path: Pa
     store.engine.dispose()
 
 
+@pytest.mark.parametrize("damage", ["no database", "a page", "the header"])
+def test_a_damaged_store_is_refused_and_left_as_it_is(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "refloat.sqlite"
+    opened = Store.open(file)
+    opened.ensure_target("web")
+    opened.engine.dispose()
+    content = bytearray(file.read_bytes())
+    if damage == "no database":
+        content[:] = b"this is a text file that somebody put there\n" * 100
+    elif damage == "a page":
+        content[4096:8192] = b"\xff" * 4096
+    else:
+        content[:16] = b"\0" * 16
+    file.write_bytes(content)
+    with pytest.raises(Refused, match="damaged") as caught:
+        Store.open(file)
+    assert caught.value.code == "store_damaged" and caught.value.hint
+    assert file.read_bytes() == content
+
+
 def test_an_upgrade_that_dies_in_the_middle_has_changed_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
