@@ -18,9 +18,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from refloat.config import Config
-from refloat.errors import RefloatError
+from refloat.errors import NotFound, RefloatError
 from refloat.estate import Estate, load_estate
-from refloat.model import PowerState, Target
+from refloat.model import PowerState, Target, TargetState
 from refloat.platforms import Platforms
 from refloat.provision import Targets
 from refloat.store.store import Store
@@ -60,12 +60,12 @@ def examine(
     yield Finding("estate", State.OK, f"{config.estate}: {len(estate.targets)} targets")
     platforms = platforms_of(estate, config.data_dir)
     for name in estate.targets:
-        target = _made(config, estate, name)
+        target, state = _known(config, estate, name)
         if target is None:
             hint = f"make it with `refloat target add {name}`"
             yield Finding(f"{name}: controller", State.WARNING, "it is still to be made", hint)
             continue
-        yield from _target(platforms, target)
+        yield from _target(platforms, target, state)
         if estate.sites[target.site].platform != "simulated":
             yield _key(target)
 
@@ -121,28 +121,37 @@ def _private(file: Path, subject: str) -> Finding:
 # ---------------------------------------------------------------- a target
 
 
-def _made(config: Config, estate: Estate, name: str) -> Target | None:
-    """The target, where it has a controller. The store is read as it is: a hub may be using it."""
-    if estate.targets[name].provision is None:
-        return estate.target(name)
+# Then the controller VM is the recovered VM, or becomes it: it answers to nobody here.
+_PROMOTED = (TargetState.FAILOVER, TargetState.FAILED_OVER)
+
+
+def _known(config: Config, estate: Estate, name: str) -> tuple[Target | None, TargetState | None]:
+    """The target, where it has a controller, and its state, where the hub knows one. The store is read as it
+    is: a hub may be using it."""
+    wish = estate.target(name) if estate.targets[name].provision is None else None
     file = config.data_dir / "refloat.sqlite"
     if not file.exists():
-        return None
+        return wish, None
     engine = create_engine(f"sqlite:///file:{file}?mode=ro&uri=true")
     try:
-        known = Targets(estate, Store(engine))
-        return known.target(name) if known.is_made(name) else None
-    except SQLAlchemyError:  # of an older hub, or none: nothing was made by this one
-        return None
+        store = Store(engine)
+        known = Targets(estate, store)
+        made = known.target(name) if known.is_made(name) else None
+        return made, store.target(name).state
+    except (SQLAlchemyError, NotFound):  # of an older hub, or none: it has made nothing
+        return wish, None
     finally:
         engine.dispose()
 
 
-def _target(platforms: Platforms, target: Target) -> Iterator[Finding]:
+def _target(platforms: Platforms, target: Target, state: TargetState | None) -> Iterator[Finding]:
     yield _asked(f"{target.name}: source", lambda: _source(platforms, target))
     power = _asked(f"{target.name}: destination", lambda: _destination(platforms, target))
     yield power
-    if power.state is State.OK:
+    if state in _PROMOTED:
+        said = "not asked: a failover has it, it is the recovered VM or becomes it"
+        yield Finding(f"{target.name}: controller", State.OK, said)
+    elif power.state is State.OK:
         yield _asked(f"{target.name}: controller", lambda: _controller(platforms, target))
 
 

@@ -16,8 +16,10 @@ from refloat.config import Config
 from refloat.doctor import State, examine
 from refloat.errors import Unreachable
 from refloat.estate import Estate, load_estate
+from refloat.model import TargetState
 from refloat.platforms import Platforms
 from refloat.simulated.world import Protected, World, estate
+from refloat.store.store import Store
 
 ONE, TWO = Protected(1), Protected(2)
 
@@ -79,6 +81,16 @@ def test_a_controller_that_is_off_is_not_asked(config: Config) -> None:
     found = findings(config)
     assert found["vm1: destination"] is State.WARNING and "vm1: controller" not in found
     assert found["vm2: controller"] is State.OK
+
+
+def test_a_recovered_vm_is_not_asked_as_a_controller(config: Config) -> None:
+    store = Store.open(config.data_dir / "refloat.sqlite")
+    store.ensure_target("vm1")
+    store.claim_target("vm1", "vm1-abc123", TargetState.FAILOVER)
+    store.engine.dispose()
+    found = {one.subject: one for one in examine(config)}
+    assert "recovered VM" in found["vm1: controller"].found
+    assert "answers" in found["vm2: controller"].found
 
 
 def test_no_room(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
