@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from sqlalchemy.engine import Engine
 from refloat.errors import Busy, Failed, NotFound, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
 from refloat.store.migrate import upgrade
+from refloat.store.sound import require_sound
 from refloat.store.store import Store
 from refloat.store.tables import Base
 
@@ -248,6 +253,28 @@ def test_a_damaged_store_is_refused_and_left_as_it_is(tmp_path: Path, damage: st
         Store.open(file)
     assert caught.value.code == "store_damaged" and caught.value.hint
     assert file.read_bytes() == content
+
+
+def test_a_store_in_use_or_left_by_a_kill_is_no_damaged_one(tmp_path: Path) -> None:
+    file = tmp_path / "refloat.sqlite"
+    killed = (
+        "import os, signal, sqlite3, sys\n"
+        "store = sqlite3.connect(sys.argv[1])\n"
+        "store.execute('PRAGMA journal_mode=WAL')\n"
+        "store.execute('CREATE TABLE kept (n INTEGER)')\n"
+        "store.execute('INSERT INTO kept VALUES (7)')\n"
+        "store.commit()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(file)], check=False)
+    assert file.with_name(f"{file.name}-wal").stat().st_size > 0
+    file.with_name(f"{file.name}-shm").unlink()
+    require_sound(file)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT n FROM kept").fetchone() == (7,)
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("BEGIN EXCLUSIVE")
+        require_sound(file, wait=0.0)
 
 
 def test_an_upgrade_that_dies_in_the_middle_has_changed_nothing(
