@@ -1,7 +1,8 @@
 """Copies blocks from one NBD export to another, hashing each touched chunk on the way.
 
-One read per chunk serves both: its hash, and the parts of it that are sent. Several requests are in
-flight on both sides; what completes is handled outside of libnbd's callbacks, which must not call back.
+One read serves both: its chunks' hashes, and the parts of it that are sent. Several requests are in flight on
+both sides, and threads of their own hash, while the data is on its way; what completes is handled outside of
+libnbd's callbacks, which must not call back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,14 +21,16 @@ import nbd
 
 from refloat.errors import Aborted, Failed
 from refloat.sync.hashes import CHUNK, ZERO, ChunkHashes, digest
-from refloat.sync.ranges import Range, Ranges, aligned, intersect, pieces, subtract, total
+from refloat.sync.ranges import Ranges, aligned, divided, intersect, normalise, pieces, subtract, total
 
 BLOCK = 64 * 1024  # granularity of what is sent; QEMU's bitmaps and qcow2 clusters have it, too
 
-_IN_FLIGHT = 16  # chunks
+_READ = 4 * CHUNK  # at most, in one request: fewer of them cost less on both sides
+_IN_FLIGHT = 16  # requests
+_HASHING = 2  # threads: hashlib works beside the rest, as socket calls do
 _LONGEST_ZERO = 256 * 1024 * 1024
 _POLL_MS = 500
-_ZEROES = bytes(CHUNK)
+_ZEROES = bytes(BLOCK)
 _AGAIN = "the replica holds the last complete sync point: try the sync again"
 _READING, _WRITING = "reading the source", "writing to the controller"
 
@@ -71,21 +75,27 @@ def plan_scan(source_data: Ranges, capacity: int) -> Work:
 
 
 @dataclass
-class _Chunk:
-    """One chunk in flight. `writes` counts what the target has not confirmed yet."""
+class _Piece:
+    """What one request reads: whole chunks, from byte `start` on. `writes` counts what the target has not
+    confirmed yet; `hashes` are those of its chunks, by number, as soon as they are known."""
 
-    index: int
-    buffer: bytearray
+    start: int
+    end: int
     sends: Ranges
+    buffer: bytearray
     writes: int = 0
+    hashes: dict[int, Future[bytes]] = field(default_factory=dict)
+
+    def view(self, start: int, end: int) -> memoryview:
+        return memoryview(self.buffer)[start - self.start : end - self.start]
 
 
 @dataclass
 class _Queues:
     """What callbacks leave behind for the loop."""
 
-    read: deque[tuple[_Chunk, int]] = field(default_factory=deque)
-    written: deque[tuple[_Chunk | int, int]] = field(default_factory=deque)
+    read: deque[tuple[_Piece, int]] = field(default_factory=deque)
+    written: deque[tuple[_Piece | None, int]] = field(default_factory=deque)
 
 
 class Copier:
@@ -103,8 +113,10 @@ class Copier:
         self._source, self._target, self._work, self._hashes = source, target, work, hashes
         self._progress, self._cancelled = progress, cancelled
         self._queues = _Queues()
+        self._hashing = ThreadPoolExecutor(_HASHING, "hashing")
+        self._spare: list[bytearray] = []  # the kernel clears what is new: that costs as much as a copy
         self._busy = 0
-        self._done = 0
+        self._done, self._total = 0, work.bytes_read
         self.sent = 0
 
     def run(self) -> int:
@@ -113,8 +125,9 @@ class Copier:
         Raises Failed (no_space: the target's storage is full) or Aborted.
         """
         self._mark_zero_chunks()
-        self._run_all(self._zero_requests())
-        self._run_all(self._read_requests())
+        with self._hashing:
+            self._run_all(self._zero_requests())
+            self._run_all(self._read_requests())
         if self._target is not None:
             self._flush(self._target)
         return self.sent
@@ -127,36 +140,31 @@ class Copier:
 
     def _zero_requests(self) -> Iterator[Callable[[], None]]:
         for start, end in pieces(self._work.zero, _LONGEST_ZERO):
-            yield lambda start=start, end=end: self._zero(start, end, end - start)  # type: ignore[misc]
+            yield lambda start=start, end=end: self._zero(start, end, None)  # type: ignore[misc]
 
     def _read_requests(self) -> Iterator[Callable[[], None]]:
-        sends = _by_chunk(self._work.data)
-        pending = next(sends, None)
-        for start, end in pieces(self._work.read, CHUNK):
-            mine: Ranges = []
-            while pending and pending[0] < end:
-                mine.append(pending)
-                pending = next(sends, None)
-            chunk = _Chunk(start // CHUNK, bytearray(end - start), mine)
-            yield lambda chunk=chunk: self._read(chunk)  # type: ignore[misc]
+        for (start, end), mine in divided(self._work.data, pieces(self._work.read, _READ)):
+            yield lambda start=start, end=end, mine=mine: self._read(start, end, mine)  # type: ignore[misc]
 
-    def _read(self, chunk: _Chunk) -> None:
+    def _read(self, start: int, end: int, sends: Ranges) -> None:
+        piece = _Piece(start, end, sends, self._spare.pop() if self._spare else bytearray(_READ))
+
         def done(error: ctypes.c_int) -> int:
-            self._queues.read.append((chunk, error.value))
+            self._queues.read.append((piece, error.value))
             return 1
 
         self._busy += 1
-        self._source.aio_pread(nbd.Buffer.from_buffer(chunk.buffer), chunk.index * CHUNK, done)
+        self._source.aio_pread(nbd.Buffer.from_buffer(piece.view(start, end)), start, done)
 
-    def _zero(self, start: int, end: int, ticket: _Chunk | int) -> None:
+    def _zero(self, start: int, end: int, piece: _Piece | None) -> None:
         assert self._target is not None
-        if isinstance(ticket, int):
+        if piece is None:
             self._busy += 1
-        self._target.aio_zero(end - start, start, self._written(ticket))
+        self._target.aio_zero(end - start, start, self._written(piece))
 
-    def _written(self, ticket: _Chunk | int) -> Callable[[ctypes.c_int], int]:
+    def _written(self, piece: _Piece | None) -> Callable[[ctypes.c_int], int]:
         def done(error: ctypes.c_int) -> int:
-            self._queues.written.append((ticket, error.value))
+            self._queues.written.append((piece, error.value))
             return 1
 
         return done
@@ -184,40 +192,46 @@ class Copier:
 
     def _handle_completions(self) -> None:
         while self._queues.read:
-            chunk, error = self._queues.read.popleft()
+            piece, error = self._queues.read.popleft()
             _check(error, _READING)
-            self._asked(lambda chunk=chunk: self._process(chunk))  # type: ignore[misc]
+            self._asked(lambda piece=piece: self._process(piece))  # type: ignore[misc]
         while self._queues.written:
-            ticket, error = self._queues.written.popleft()
+            written, error = self._queues.written.popleft()
             _check(error, _WRITING)
-            if isinstance(ticket, int):
+            if written is None:
                 self._busy -= 1
             else:
-                ticket.writes -= 1
-                self._finish(ticket)
+                written.writes -= 1
+                self._finish(written)
 
-    def _process(self, chunk: _Chunk) -> None:
-        """A chunk has been read: hash it, and send the parts of it that are wanted."""
-        empty = chunk.buffer == _ZEROES[: len(chunk.buffer)]
-        self._hashes[chunk.index] = ZERO if empty else digest(chunk.buffer)
-        base = chunk.index * CHUNK
-        view = memoryview(chunk.buffer)
-        for start, end in pieces(chunk.sends, BLOCK):
-            assert self._target is not None
-            part = view[start - base : end - base]
-            chunk.writes += 1
-            if empty or part == _ZEROES[: len(part)]:
-                self._zero(start, end, chunk)
+    def _process(self, piece: _Piece) -> None:
+        """A piece has been read: hash its chunks, and send the parts of it that are wanted."""
+        whole = [(piece.start, piece.end)]
+        empty = {at for at, to in pieces(whole, BLOCK) if _is_zero(piece.view(at, to))}
+        for at, to in pieces(whole, CHUNK):
+            if empty.issuperset(range(at, to, BLOCK)):
+                self._hashes[at // CHUNK] = ZERO
             else:
-                self.sent += len(part)
-                self._target.aio_pwrite(part, start, self._written(chunk))
-        self._finish(chunk)
+                piece.hashes[at // CHUNK] = self._hashing.submit(digest, piece.view(at, to))
+        holes = normalise((at, min(at + BLOCK, piece.end)) for at in empty)
+        for at, to in intersect(piece.sends, holes):
+            piece.writes += 1
+            self._zero(at, to, piece)
+        for at, to in subtract(piece.sends, holes):
+            assert self._target is not None
+            piece.writes += 1
+            self.sent += to - at
+            self._target.aio_pwrite(piece.view(at, to), at, self._written(piece))
+        self._finish(piece)
 
-    def _finish(self, chunk: _Chunk) -> None:
-        if chunk.writes == 0:
+    def _finish(self, piece: _Piece) -> None:
+        if piece.writes == 0:
+            for chunk, known in piece.hashes.items():
+                self._hashes[chunk] = known.result()
+            self._spare.append(piece.buffer)
             self._busy -= 1
-            self._done += len(chunk.buffer)
-            self._progress(self._done, self._work.bytes_read)
+            self._done += piece.end - piece.start
+            self._progress(self._done, self._total)
 
     # ------------------------------------------------------------ waiting
 
@@ -249,14 +263,9 @@ class Copier:
             _check(error.errnum or errno.EIO, "flushing the controller's disk")
 
 
-def _by_chunk(ranges: Ranges) -> Iterator[Range]:
-    """The same bytes, cut at chunk boundaries."""
-    for start, end in ranges:
-        at = start
-        while at < end:
-            cut = min(end, (at // CHUNK + 1) * CHUNK)
-            yield at, cut
-            at = cut
+def _is_zero(block: memoryview) -> bool:
+    """Of at most BLOCK bytes. The ends first: comparing views goes byte by byte, copies are compared fast."""
+    return not block[0] and not block[-1] and block.tobytes() == _ZEROES[: len(block)]
 
 
 @contextmanager

@@ -68,3 +68,18 @@ def pieces(ranges: Ranges, longest: int) -> Iterator[Range]:
     for start, end in ranges:
         for at in range(start, end, longest):
             yield at, min(at + longest, end)
+
+
+def divided(ranges: Ranges, parts: Iterable[Range]) -> Iterator[tuple[Range, Ranges]]:
+    """Each part (sorted, apart) with those of the bytes that lie in it."""
+    rest = iter(ranges)
+    one = next(rest, None)
+    for start, end in parts:
+        mine: Ranges = []
+        while one is not None and one[0] < end:
+            if one[1] > start:
+                mine.append((max(one[0], start), min(one[1], end)))
+            if one[1] > end:
+                break
+            one = next(rest, None)
+        yield (start, end), mine

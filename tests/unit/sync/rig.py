@@ -135,8 +135,11 @@ class LocalLink:
             block.mkdir(parents=True)
             (block / "serial").write_text(serial)
             (block / "size").write_text(str(size // 512))
-            # As a recycled volume is: full of somebody else's bytes.
-            (self.root / "dev" / name).write_bytes(b"\xee" * size)
+            self.make_volume(self.root / "dev" / name, size)
+
+    def make_volume(self, file: Path, size: int) -> None:
+        """As a recycled one is: full of somebody else's bytes."""
+        file.write_bytes(b"\xee" * size)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from refloat.sync.hashes import CHUNK, ZERO, ChunkHashes, chunk_count
 from refloat.sync.nbd_copy import BLOCK, plan_work
-from refloat.sync.ranges import Ranges, aligned, intersect, normalise, pieces, subtract, total
+from refloat.sync.ranges import Ranges, aligned, divided, intersect, normalise, pieces, subtract, total
 
 CAPACITY = 1000
 ANY = st.lists(st.tuples(st.integers(0, CAPACITY), st.integers(0, CAPACITY)), max_size=12).map(normalise)
@@ -22,6 +22,12 @@ def test_ranges_are_sets(left: Ranges, right: Ranges) -> None:
     assert as_set(normalise(left + right)) == as_set(left) | as_set(right)
     assert total(left) == len(as_set(left))
     assert as_set(list(pieces(left, 7))) == as_set(left)
+
+
+@given(ANY, ANY)
+def test_divided_gives_each_part_its_own(ranges: Ranges, over: Ranges) -> None:
+    parts = list(pieces(over, 7))
+    assert list(divided(ranges, parts)) == [(part, intersect(ranges, [part])) for part in parts]
 
 
 @given(ANY)
