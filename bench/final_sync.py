@@ -33,7 +33,7 @@ from refloat.model import ReplicaDisk, SyncPoint, Target
 from refloat.sources.offline import start_reader, stop_readers
 from refloat.sync.engine import Progress, sync
 from refloat.sync.nbd import unix_uri
-from tests.unit.sync.rig import MIB, NOWHERE, FileSource, LocalLink
+from tests.unit.sync.rig import MIB, NOWHERE, FileSource, SparseLink
 
 CAPACITY = 20 * 1024 * MIB
 DIRTY = (64, 256, 1024)  # MiB
@@ -41,13 +41,7 @@ ROUNDS = 3
 SERIAL = "replica"
 
 
-class Link(LocalLink):
-    """The controller's volume is a new, sparse one."""
-
-    def make_volume(self, file: Path, size: int) -> None:
-        with file.open("wb") as volume:
-            volume.truncate(size)
-
+class Link(SparseLink):
     @contextmanager
     def forward(self, port: int) -> Iterator[str]:
         with forwarded(self.root / f"forward-{port}", port) as path:
@@ -112,7 +106,7 @@ class Bench:
     def nbdcopy(self, image: Path) -> float:
         """Seconds, from one export to the other."""
         paths = Paths(root=str(self.directory / "peer"))
-        base, delta = self.link.root / "dev" / "vdb", self.directory / "peer.qcow2"
+        base, delta = self.link.dev / "vdb", self.directory / "peer.qcow2"
         _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", "raw", str(delta))
         readers = self.directory / "peer-readers"
         readers.mkdir(exist_ok=True)

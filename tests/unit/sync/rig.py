@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from refloat.command import Completed, Dialogue, run, stream
@@ -125,17 +125,20 @@ class FileSource:
 class LocalLink:
     """The controller's machine is a directory of this one: commands run here, told where to look."""
 
-    def __init__(self, directory: Path, sizes: dict[str, int]) -> None:
+    def __init__(self, directory: Path, sizes: dict[str, int], volumes: Path | None = None) -> None:
         self.root = directory / "controller"
+        self.dev = (volumes or self.root) / "dev"
         self.port = free_ports(len(sizes))
-        (self.root / "dev").mkdir(parents=True)
+        self._connections: list[socket.socket] = []
+        self.root.mkdir(parents=True)
+        self.dev.mkdir()
         for index, (serial, size) in enumerate(sizes.items()):
             name = f"vd{chr(ord('b') + index)}"
             block = self.root / "sys" / name
             block.mkdir(parents=True)
             (block / "serial").write_text(serial)
             (block / "size").write_text(str(size // 512))
-            self.make_volume(self.root / "dev" / name, size)
+            self.make_volume(self.dev / name, size)
 
     def make_volume(self, file: Path, size: int) -> None:
         """As a recycled one is: full of somebody else's bytes."""
@@ -146,7 +149,7 @@ class LocalLink:
         return {
             "REFLOAT_CONTROLLER_ROOT": str(self.root),
             "REFLOAT_SYS_BLOCK": str(self.root / "sys"),
-            "REFLOAT_DEV": str(self.root / "dev"),
+            "REFLOAT_DEV": str(self.dev),
             "REFLOAT_EXPORT_PORT": str(self.port),
         }
 
@@ -166,45 +169,62 @@ class LocalLink:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
             server.listen()
-            threading.Thread(target=_proxy, args=(server, port), daemon=True).start()
+            threading.Thread(target=_proxy, args=(server, port, self._connections), daemon=True).start()
             try:
                 yield path
             finally:
                 server.shutdown(socket.SHUT_RDWR)
                 os.unlink(path)
 
+    def cut(self) -> None:
+        """As when ssh dies: nothing that was forwarded gets through any more."""
+        for one in self._connections:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
     def disconnect(self) -> None: ...
 
 
-def _proxy(server: socket.socket, port: int) -> None:
+class SparseLink(LocalLink):
+    """Its volumes are new ones, of which nothing is allocated."""
+
+    def make_volume(self, file: Path, size: int) -> None:
+        with file.open("wb") as volume:
+            volume.truncate(size)
+
+
+def _proxy(server: socket.socket, port: int, connections: list[socket.socket]) -> None:
     while True:
         try:
             near, _ = server.accept()
         except OSError:
             return
         far = socket.create_connection(("127.0.0.1", port))
+        connections += (near, far)
         for source, sink in ((near, far), (far, near)):
             threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
-    try:
+    with suppress(OSError):
         while data := source.recv(1 << 18):
             sink.sendall(data)
+    with suppress(OSError):  # one end has gone: the other learns it, as ssh would tell it
         sink.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
 
 
 class Rig:
     """A source with the disks sda and sdb, their replicas ra and rb, and what a hub keeps."""
 
     SIZES = {"sda": 6 * MIB + 64 * 1024 + 512, "sdb": 2 * MIB}  # noqa: RUF012
+    LINK = LocalLink
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, controller: Path | None = None, volumes: Path | None = None) -> None:
+        """`controller` and `volumes`: where its own disk and the replicas are, if not in `directory`."""
         self.directory = directory
         self.source = FileSource(directory, self.SIZES)
-        self.link = LocalLink(directory, {"ra": self.SIZES["sda"], "rb": self.SIZES["sdb"]})
+        sizes = {"ra": self.SIZES["sda"], "rb": self.SIZES["sdb"]}
+        self.link = self.LINK(controller or directory, sizes, volumes)
         self.controller = ControllerClient(
             NOWHERE, lambda: ("127.0.0.1", 22), directory, self.link, str(self.link.root / "code")
         )
@@ -236,7 +256,7 @@ class Rig:
         return self.last
 
     def replica(self, serial: str) -> bytes:
-        return (self.link.root / "dev" / ("vdb" if serial == "ra" else "vdc")).read_bytes()
+        return (self.link.dev / ("vdb" if serial == "ra" else "vdc")).read_bytes()
 
     def is_identical(self) -> bool:
         return all(self.source.content(disk.key) == self.replica(disk.serial) for disk in self.target.disks)
