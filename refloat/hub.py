@@ -74,7 +74,11 @@ class Hub:
         self.estate = estate
         self.platforms = platforms or Platforms(estate, config.data_dir)
         self._lock = _only_hub(config.data_dir)
-        self._place = place(config.data_dir, config.store, config.store_password_file)
+        try:
+            self._place = place(config.data_dir, config.store, config.store_password_file)
+        except BaseException:
+            self._lock.close()
+            raise
         self.store = self._place.store()
         self.summaries = Summaries(self.store.engine)
         self.people = People(self.store.engine)

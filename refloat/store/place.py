@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from sqlalchemy import create_engine
 from sqlalchemy.engine import Engine
 
 from refloat.store.postgres import HubLock, Server
@@ -59,6 +60,14 @@ class Database:
 
     def close(self) -> None:
         self._lock.close()
+
+
+def reading(folder: Path, url: str, password_file: Path | None) -> Engine | None:
+    """For looking only, beside a hub that may be using it: nothing is locked or upgraded. None: no store."""
+    if url:
+        return Server(url, password_file).engine()
+    file = folder / STORE_FILE
+    return create_engine(f"sqlite:///file:{file}?mode=ro&uri=true") if file.exists() else None
 
 
 def place(folder: Path, url: str, password_file: Path | None) -> Place:

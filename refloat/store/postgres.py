@@ -7,14 +7,17 @@ unseen), and one hub alone uses the database.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from psycopg.abc import Buffer
+from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -25,6 +28,8 @@ from refloat.secret import SecretRef
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # Any numbers, as long as nothing else in this database locks them.
 ONE_HUB, ONE_WRITER = 7_230_001, 7_230_002
 TAKEN_WITHIN = 3.0  # seconds: the server may not have noticed yet that the last hub was killed
@@ -32,6 +37,27 @@ LOOK_EVERY = 2.0  # seconds
 _CONNECT = {"connect_timeout": 10, "application_name": "refloat"}
 # A machine that vanished holds the lock for 12 s, not for the two hours of TCP's defaults.
 _NOTICED_SOON = "-c tcp_keepalives_idle=6 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
+
+
+class _AnyText(StrDumperUnknown):
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(storable(obj))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(storable(value))
+
+
+def storable(value: T) -> T:
+    """What PostgreSQL can keep of texts, in any depth: no NUL, no half of a surrogate pair."""
+    kept: Any = value
+    if isinstance(value, str):
+        kept = value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    elif isinstance(value, dict):
+        kept = {storable(key): storable(inner) for key, inner in value.items()}
+    elif isinstance(value, list | tuple):
+        kept = [storable(inner) for inner in value]
+    return cast(T, kept)
 
 
 class Server:
@@ -48,12 +74,18 @@ class Server:
     def engine(self, **options: Any) -> Engine:
         """Connections that died with the server are replaced before they are used."""
         arguments = {**_CONNECT, **options.pop("connect_args", {})}
-        engine = create_engine(self._url, connect_args=arguments, pool_pre_ping=True, **options)
+        engine = create_engine(
+            self._url, connect_args=arguments, pool_pre_ping=True, json_serializer=_json, **options
+        )
 
         @event.listens_for(engine, "do_connect")
         def _with_password(_dialect: Any, _record: Any, _arguments: Any, wanted: dict[str, Any]) -> None:
             if self._password is not None:
                 wanted["password"] = self._password.read()
+
+        @event.listens_for(engine, "connect")
+        def _any_text(connection: Any, _record: Any) -> None:
+            connection.adapters.register_dumper(str, _AnyText)
 
         return engine
 
