@@ -16,6 +16,7 @@ IN_THE_LAB = [
     "test_lifecycle.py",
     "test_truth_real.py",
     "test_crash_real.py",
+    "test_model_real.py",
     "test_failover.py",
 ]
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from refloat.lab.layout import CONTROLLER_ADDRESS, Lab
 from refloat.model import (
     Adaptation,
     AdaptRequest,
+    AttachedDisk,
     GuestFacts,
     JobState,
     Mode,
@@ -53,16 +54,17 @@ sync
 """
 
 
-WHEN = ("in_adapt", "before_stop", "before_start", "after_start")
+WHEN = ("in_adapt", "before_stop", "in_reorder", "before_start", "after_start")
 
 
 @dataclass
 class Hooks:
-    """What happens, once each: in the middle of the adaptation, before the controller is stopped, before
-    the recovered VM runs, and once it does."""
+    """What happens, once each: in the middle of the adaptation, before the controller is stopped, before its
+    disks change places, before the recovered VM runs, and once it does."""
 
     in_adapt: Hook | None = None
     before_stop: Hook | None = None
+    in_reorder: Hook | None = None
     before_start: Hook | None = None
     after_start: Hook | None = None
     done: list[str] = field(default_factory=list)
@@ -81,6 +83,11 @@ class Meddled(LibvirtDestination):
         if self.power_state(vm) is PowerState.RUNNING and not self._is_recovered(vm):
             self.hooks.fire("before_stop")
         super().stop(vm, graceful)
+
+    def set_disks(self, vm: str, disks: Sequence[AttachedDisk]) -> None:
+        if disks[0].serial == SYSTEM_SERIAL:
+            self.hooks.fire("in_reorder")
+        super().set_disks(vm, disks)
 
     def start(self, vm: str) -> None:
         recovered = self._is_recovered(vm)
@@ -180,6 +187,10 @@ class RealSite:
         return {file.name: sha256(file) for file in sorted(self.lab.images.glob("replica-sd?.raw"))}
 
     # ------------------------------------------------------------ jobs
+
+    def sync(self) -> None:
+        self.hub.start_sync(TARGET)
+        self.until(lambda: not self.hub.target(TARGET).holder, "the end of the sync")
 
     def start(self, mode: Mode) -> str:
         return self.hub.start_failover(TARGET, mode).id

@@ -1,15 +1,18 @@
-"""Faults of a real platform in the middle of a step: the controller dies, SSH drops. What follows is what the
-design says, and the replica holds what it held."""
+"""Faults of a real platform in the middle of a step: the controller dies, libvirtd dies, SSH drops, a disk
+fills. What follows is what the design says, and the replica holds what it held."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from refloat.lab.estate import TARGET
 from refloat.lab.hub import start_hub, stop_hub
-from refloat.model import JobState, Mode, PowerState
+from refloat.model import JobState, Mode, PowerState, TargetState, Word
+from tests.system import libvirtd
 from tests.system.real_site import Hooks, RealSite, processes
 from tests.system.rig import Rig
 from tests.truth.real_sabotages import kill_qemu
@@ -20,6 +23,13 @@ pytestmark = [
 ]
 
 S = JobState
+ENOUGH = 1 << 20  # bytes after which a sync is in its middle
+# In the controller: as soon as a delta grows, all room but one MiB is taken.
+FILL = """
+cd /var/lib/refloat
+until find . -type f -size +3072k -newer /run/before-the-sync -name '*.qcow2' | grep -q .; do sleep 0.1; done
+fallocate -l $(($(df --output=avail -B1 . | tail -n 1) - 1048576)) filler
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +42,9 @@ def site(rig: Rig) -> Iterator[RealSite]:
     finally:
         site.close()
         start_hub(rig.lab)
+
+
+# ---------------------------------------------------------------- in the middle of a job
 
 
 def test_the_controller_dies_in_the_middle_of_an_adaptation(site: RealSite) -> None:
@@ -58,6 +71,104 @@ def test_ssh_drops_in_the_middle_of_an_adaptation_that_goes_on(site: RealSite) -
     assert [name for name in runs if name.startswith("run-")] == ["run-0001.jsonl"], "attached, not run again"
     site.roll_back(job)
     unharmed(site, before)
+
+
+def test_libvirtd_dies_and_returns_while_the_disks_are_reordered(site: RealSite) -> None:
+    before = site.replica()
+    done = site.hook(Hooks(in_reorder=libvirtd.restart, after_start=killed(site)))
+    job = site.start(Mode.TEST)
+    site.rest(job, S.TEST_ACTIVE)
+    assert site.platforms.hooks.done == done
+    assert attempts(site, job)["reorder-disks"] == 1
+    site.roll_back(job)
+    unharmed(site, before)
+
+
+def test_libvirtd_dies_for_long_and_the_job_waits_blocked_until_it_is_back(site: RealSite) -> None:
+    before = site.replica()
+    site.hook(Hooks(in_reorder=libvirtd.kill))
+    try:
+        job = site.start(Mode.TEST)
+        site.rest(job, S.BLOCKED)
+    finally:
+        libvirtd.start()
+    error = site.hub.job(job).error
+    assert error is not None and error["hint"], error
+    site.hub.resume(job, "tester", "libvirtd is back")
+    site.until(lambda: site.hub.job(job).state is S.ROLLED_BACK, "the rollback")
+    unharmed(site, before)
+
+
+def test_libvirtd_dies_while_the_guest_is_heard(site: RealSite) -> None:
+    before = site.replica()
+    site.hook(Hooks())
+    job = site.start(Mode.TEST)
+    site.until(lambda: "configured" in heard(site, job), "the first report")
+    libvirtd.restart()
+    site.rest(job, S.TEST_ACTIVE)
+    verdict = site.hub.outcome(job)[1]
+    assert verdict is not None and verdict.word is Word.SUCCEEDED, verdict
+    site.roll_back(job)
+    unharmed(site, before)
+
+
+# ---------------------------------------------------------------- in the middle of a sync
+
+
+def test_the_controller_dies_in_the_middle_of_a_sync(site: RealSite, rig: Rig) -> None:
+    broken(site, rig, kill_controller(site))
+    site.platforms.real.start(site.lab.controller_vm)
+    complete(site)
+
+
+def test_ssh_and_nbd_drop_in_the_middle_of_a_sync(site: RealSite, rig: Rig) -> None:
+    broken(site, rig, site.drop_ssh)
+    complete(site)
+
+
+def test_the_controllers_disk_fills_in_the_middle_of_a_sync(site: RealSite, rig: Rig) -> None:
+    site.in_controller("touch /run/before-the-sync")
+    filling = threading.Thread(target=site.in_controller, args=(FILL,))
+    filling.start()
+    broken(site, rig, filling.join)
+    site.in_controller("rm /var/lib/refloat/filler")
+    complete(site)
+
+
+def test_in_the_end_the_replica_is_the_source(site: RealSite, rig: Rig) -> None:
+    source = site.lab.source_vm
+    assert rig.source.shut_down(source, 120)
+    site.sync()
+    assert site.replica() == rig.source_hashes()
+    rig.source.power_on(source)
+    rig.wait_for_guest(source)
+
+
+def broken(site: RealSite, rig: Rig, fault: Callable[[], None]) -> None:
+    """A sync of fresh data into which the fault falls: it fails, and the last point stays to the byte."""
+    rig.in_guest(site.lab.source_vm, "head -c 60M /dev/urandom >/root/much; sync")
+    before, point = site.replica(), site.hub.target(TARGET).sync_point
+    site.hub.start_sync(TARGET)
+    site.until(lambda: (done_bytes(site)) > ENOUGH, "the middle of the sync")
+    fault()
+    site.until(lambda: not site.hub.target(TARGET).holder, "the end of the sync")
+    status = site.hub.target(TARGET)
+    assert "last sync failed" in status.message, status
+    assert (status.state, status.sync_point) == (TargetState.READY, point), status
+    assert site.replica() == before
+
+
+def complete(site: RealSite) -> None:
+    """The next sync goes through; the last test compares what they all made with the source."""
+    point = site.hub.target(TARGET).sync_point
+    site.sync()
+    status = site.hub.target(TARGET)
+    assert not status.message and status.sync_point != point, status
+    assert no_exports(site)
+
+
+def done_bytes(site: RealSite) -> int:
+    return int((site.hub.target(TARGET).progress or {}).get("bytes_done") or 0)
 
 
 # ---------------------------------------------------------------- what must hold
@@ -90,3 +201,7 @@ def killed(site: RealSite) -> Callable[[], None]:
 
 def attempts(site: RealSite, job: str) -> dict[str, int]:
     return {step.step: step.attempts for step in site.hub.steps(job) if step.phase == "do"}
+
+
+def heard(site: RealSite, job: str) -> list[str]:
+    return [str(event.data.get("guest")) for event in site.hub.events(job) if event.kind == "progress"]
