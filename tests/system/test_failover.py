@@ -22,6 +22,7 @@ from refloat.lab.hub import start_hub, stop_hub
 from refloat.lab.layout import SOURCE_ADDRESS
 from refloat.model import AttachedNic, JobState, Mode, PowerState, Verdict, Word
 from refloat.platforms import Platforms
+from tests.system.libvirtd import kill_vm
 from tests.system.machine import boots_to
 from tests.system.rig import Rig
 
@@ -51,7 +52,7 @@ def test_a_source_killed_in_the_middle_of_a_sync_leaves_the_last_point(rig: Rig)
     while ((rig.target()["progress"] or {}).get("bytes_done") or 0) < 1 << 20:
         assert time.monotonic() < deadline, rig.target()
         time.sleep(0.05)
-    rig.kill_vm(rig.lab.source_vm)
+    kill_vm(rig.lab.source_vm)
     status = rig.wait_for_target()
     assert "last sync failed" in status["message"], status
     assert status["sync_point"] == point

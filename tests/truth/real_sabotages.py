@@ -6,12 +6,9 @@ replica; so it does what a defect of the adaptation, a damaged disk or a careles
 
 from __future__ import annotations
 
-import os
-import signal
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import libvirt
 
@@ -19,6 +16,7 @@ from refloat.destinations.libvirt import LibvirtDestination
 from refloat.lab.estate import SYSTEM_SERIAL
 from refloat.lab.layout import SOURCE_ADDRESS, Lab
 from refloat.model import AttachedDisk, AttachedNic, DiskBus, Mode, Word
+from tests.system.libvirtd import kill_vm
 
 F, P = Word.FAILED, Word.PARTIAL
 HALF = "never said that its boot ended"
@@ -190,7 +188,7 @@ def suspend(place: Place) -> None:
 
 
 def kill_qemu(place: Place) -> None:
-    os.kill(int(Path(f"/run/libvirt/qemu/{place.vm}.pid").read_text()), signal.SIGKILL)
+    kill_vm(place.vm)
 
 
 def unplug_cable(place: Place) -> None:
