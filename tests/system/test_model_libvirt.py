@@ -30,7 +30,7 @@ from tests.system.libvirtd import Libvirtd, processes
 from tests.system.tiny_site import ONE, VM, TinySite
 
 STEPS = 10
-SEEDS = [int(seed) for seed in os.environ.get("REFLOAT_TEST_SEED", "5 6").split()]
+SEEDS = [int(seed) for seed in os.environ.get("REFLOAT_TEST_SEED", "22 24").split()]
 STARTS = ("test", "planned", "planned", "emergency", "sync", "rollback")
 ENDS = ("rollback", "rollback", "rollback", "abort", "resume", "sync", "test", "commit")
 # Seconds until a kill. A hub takes about one and a half until it acts.

@@ -204,12 +204,14 @@ def start_source(place: Place) -> None:
 
 # ---------------------------------------------------------------- the table
 
+INITRAMFS = "shell of the initramfs"
 SILENT = "no report from inside the guest"
 
 ROWS = (
     # It does not come up.
-    Sabotage("virtio-module-missing", "shell of the initramfs", guest=NO_VIRTIO, probed=False),
-    Sabotage("root-uuid-wrong", "shell of the initramfs", guest=NO_SUCH_ROOT, probed=False),
+    # (The initramfs gives a missing disk its time, too.)
+    Sabotage("virtio-module-missing", INITRAMFS, guest=NO_VIRTIO, deadline=BOOTED, probed=False),
+    Sabotage("root-uuid-wrong", INITRAMFS, guest=NO_SUCH_ROOT, deadline=BOOTED, probed=False),
     Sabotage("initrd-truncated", "a kernel panic", guest=HALF_AN_INITRD, probed=False),
     Sabotage("kernel-panic", "a kernel panic", guest=PANICS, probed=False),
     Sabotage("emergency-shell", "the emergency or rescue shell", guest=EMERGENCY, probed=False),
