@@ -23,9 +23,8 @@ pytestmark = [
 ]
 
 S = JobState
-UNHEARD: dict[str, Any] = {
-    "probes": []
-}  # most of these guests end as soon as they run: no probe is waited for
+# Most of these guests end as soon as they run: no probe is waited for.
+UNHEARD: dict[str, Any] = {"probes": []}
 ENOUGH = 1 << 20  # bytes after which a sync is in its middle
 # In the controller: all room but two MiB is taken.
 FILL = """
