@@ -46,6 +46,12 @@ def site(rig: Rig) -> Iterator[RealSite]:
         start_hub(rig.lab)
 
 
+@pytest.fixture(autouse=True)
+def no_hook_is_left(site: RealSite) -> Iterator[None]:
+    yield
+    site.hook(Hooks())
+
+
 # ---------------------------------------------------------------- in the middle of a job
 
 
@@ -234,7 +240,6 @@ def unharmed(site: RealSite, before: dict[str, str]) -> None:
         assert len(processes(vm)) <= 1, vm
     assert site.platforms.real.power_state(site.lab.controller_vm) is PowerState.RUNNING
     assert no_exports(site)
-    site.hook(Hooks())
 
 
 def no_exports(site: RealSite) -> bool:
