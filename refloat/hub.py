@@ -40,6 +40,7 @@ from refloat.model import (
 )
 from refloat.platforms import Platforms
 from refloat.policy import Policy
+from refloat.preview import PlanAhead, kept, plan_ahead
 from refloat.provision import Provisions, Targets
 from refloat.run import Run
 from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
@@ -150,6 +151,12 @@ class Hub:
 
     def replication_of(self, target: TargetStatus) -> Replication:
         return replication(target, self._policy(target.name), now())
+
+    def plan(self, name: str, mode: Mode) -> PlanAhead:
+        """What a failover would do by the last look at the replica. Asks nobody. Raises NotFound where there
+        was none, Refused (network_unmapped) where the estate file leads an adapter nowhere."""
+        known = kept(self.data_dir / "targets" / self.estate.target(name).name)
+        return plan_ahead(name, known, mode, self.estate.networks(), self._policy(name))
 
     def start_sync(self, name: str, full: bool = False, by: str = "") -> None:
         """Starts a sync in the background; its progress and outcome are in the target's status. Without

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from refloat import preview
 from refloat.errors import Busy, RefloatError, Refused
-from refloat.model import SyncPoint, TargetState
+from refloat.model import Plan, SyncPoint, TargetState
 from refloat.platforms import Platforms
 from refloat.provision import Targets
 from refloat.readiness import assess
@@ -134,12 +135,26 @@ class Syncs:
     def _look(self, name: str) -> str:
         """Readiness, kept with the target. A look that fails does not undo the sync: it is said."""
         try:
-            self._store.save_readiness(name, assess(self._run_of(name)))
+            run = self._run_of(name)
+            readiness, plan = assess(run)
+            self._store.save_readiness(name, readiness)
+            if plan is None:
+                preview.drop(self._state_dir(name))
+            else:
+                self._preview(run, readiness.point, plan)
         except RefloatError as error:
             log.warning("readiness of %s: %s", name, error)
             self._store.save_readiness(name, None)
             return f"the replica was synced, but could not be looked into: {error.message}"
         return ""
+
+    def _preview(self, run: Run, point: str, plan: Plan) -> None:
+        name = run.target.name
+
+        def saying(what: str) -> None:
+            self._store.save_progress(name, {"message": what})
+
+        preview.look(run, point, plan, self._state_dir(name), saying)
 
     def _state_dir(self, name: str) -> Path:
         return self._data_dir / "targets" / name

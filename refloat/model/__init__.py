@@ -63,6 +63,7 @@ from refloat.model.job import (
     PlannedNic,
     Secrets,
 )
+from refloat.model.preview import Intended, IntendedChange, Preview
 from refloat.model.proof import (
     ENDED,
     Facet,
@@ -140,6 +141,8 @@ __all__ = [
     "GuestReport",
     "Hardware",
     "Hibernation",
+    "Intended",
+    "IntendedChange",
     "JobState",
     "LinkKind",
     "LinkReport",
@@ -158,6 +161,7 @@ __all__ = [
     "PlannedDisk",
     "PlannedNic",
     "PowerState",
+    "Preview",
     "ProbeKind",
     "ProbeResult",
     "Proof",

@@ -21,6 +21,7 @@ LAYERS = (
         "prepare",
         "fence",
         "readiness",
+        "preview",
         "adapt",
         "callback",
         "promote",

@@ -10,8 +10,20 @@ import pytest
 
 from refloat.clock import now
 from refloat.destinations.simulated_faults import Fault, FaultKind
-from refloat.errors import Busy, Refused
-from refloat.model import Fence, JobState, Mode, OperatorDecision, Plan, PowerState, TargetState, Word
+from refloat.errors import Busy, Failed, NotFound, Refused
+from refloat.guest.intended import intended
+from refloat.model import (
+    Adaptation,
+    Fence,
+    Intended,
+    JobState,
+    Mode,
+    OperatorDecision,
+    Plan,
+    PowerState,
+    TargetState,
+    Word,
+)
 from refloat.simulated.world import BUBBLE, PRODUCTION, Protected
 from tests.unit.simulated.rig import Site, until
 
@@ -186,6 +198,39 @@ def test_readiness_is_known_after_each_sync(make: Make) -> None:
     point = site.hub.target(ONE.name).sync_point
     assert ready and point and ready.ready and ready.point == point.id
     assert any("virtio_blk" in reason for reason in ready.reasons)
+
+
+def test_what_a_failover_would_do_is_known_after_each_sync(make: Make) -> None:
+    """The changes in the guest are worked out again only when what they follow from is another."""
+    site = make()
+    with pytest.raises(NotFound, match="is not known"):
+        site.hub.plan(ONE.name, Mode.TEST)
+    site.sync(ONE)
+    first = site.hub.plan(ONE.name, Mode.TEST)
+    assert first.known.intended and [one.network for one in first.nics] == ["bubble"]
+    site.sync(ONE)
+    second = site.hub.plan(ONE.name, Mode.PLANNED)
+    point = site.hub.target(ONE.name).sync_point
+    assert point and second.known.point == point.id != first.known.point
+    assert second.known.intended_at == first.known.intended_at
+    assert [one.network for one in second.nics] == ["production"]
+    job = site.fail_over(ONE, Mode.TEST)
+    done = site.hub.store.load(job, "adaptation", Adaptation)
+    assert done and intended(done.changes) == first.known.intended
+
+
+def test_changes_that_cannot_be_worked_out_are_no_trouble_for_the_replica(make: Make) -> None:
+    site = make()
+    controller = site.world.controller(ONE.controller)
+
+    def no_room(*_: object) -> Intended:
+        raise Failed("the controller's own disk is full", code="no_space", hint="give it room")
+
+    controller.intend = no_room  # type: ignore[assignment]
+    site.sync(ONE)
+    ahead, readiness = site.hub.plan(ONE.name, Mode.PLANNED), site.hub.target(ONE.name).readiness
+    assert readiness and readiness.ready
+    assert ahead.known.intended is None and "disk is full" in ahead.known.trouble
 
 
 def test_trouble_is_known_before_the_disaster(make: Make) -> None:
