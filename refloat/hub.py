@@ -28,6 +28,7 @@ from refloat.model import (
     Callback,
     Decision,
     Findings,
+    HealthState,
     JobState,
     Mode,
     OperatorDecision,
@@ -135,11 +136,16 @@ class Hub:
     # ------------------------------------------------------------ targets
 
     def targets(
-        self, limit: int | None = None, after: str = "", search: str = "", state: TargetState | None = None
+        self,
+        limit: int | None = None,
+        after: str = "",
+        search: str = "",
+        state: TargetState | None = None,
+        health: HealthState | None = None,
     ) -> list[TargetStatus]:
         """By name: those of the estate after `after` whose name has `search` in it."""
         names = [name for name in self.estate.targets if name > after and search.lower() in name.lower()]
-        return self.store.targets(names, limit, state)
+        return self.store.targets(names, limit, state, health)
 
     def target(self, name: str) -> TargetStatus:
         self.estate.target(name)

@@ -6,11 +6,15 @@ import logging
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from refloat import preview
-from refloat.errors import Busy, RefloatError, Refused
+from refloat.clock import now
+from refloat.controller.client import ControllerClient
+from refloat.errors import Busy, RefloatError, Refused, Unreachable
+from refloat.health import judged, silent
 from refloat.model import Plan, SyncPoint, TargetState
 from refloat.platforms import Platforms
 from refloat.provision import Targets
@@ -98,7 +102,7 @@ class Syncs:
         """One sync of a target that the caller holds; returns the new complete sync point."""
         target = self._targets.target(name)
         controller = self._platforms.controller(target)
-        controller.wait_ready(CONTROLLER_WITHIN)
+        self._ask(name, controller)
         source = self._platforms.source(target.source_site)
         point = sync(
             source=source,
@@ -147,6 +151,15 @@ class Syncs:
             self._store.save_readiness(name, None)
             return f"the replica was synced, but could not be looked into: {error.message}"
         return ""
+
+    def _ask(self, name: str, controller: ControllerClient) -> None:
+        """How the controller is, kept with the target: nobody has to ask it for that alone."""
+        try:
+            health = judged(controller.wait_ready(CONTROLLER_WITHIN), now(), time.time())
+        except Unreachable as error:
+            self._store.save_health(name, silent(error.message, now()))
+            raise
+        self._store.save_health(name, health)
 
     def _preview(self, run: Run, point: str, plan: Plan) -> None:
         name = run.target.name

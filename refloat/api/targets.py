@@ -12,7 +12,7 @@ from refloat.api.door import FailsOver, Looks, ManagesEstate, Needs, Replicates
 from refloat.api.schemas import FailoverIn, JobOut, ReplicationOut, SyncIn, TargetOut, TargetsOut
 from refloat.api.schemas_plan import PlanOut, plan_out
 from refloat.clock import now
-from refloat.model import Mode, OperatorDecision, TargetState
+from refloat.model import HealthState, Mode, OperatorDecision, TargetState
 from refloat.store.store import TargetStatus
 
 router = APIRouter(prefix="/api/v1/targets", tags=["targets"], responses=PROBLEMS)
@@ -26,9 +26,10 @@ def list_targets(
     after: Annotated[str, Query(max_length=128, description="`next` of the page before")] = "",
     search: Annotated[str, Query(max_length=128, description="A part of the name")] = "",
     state: TargetState | None = None,
+    health: Annotated[HealthState | None, Query(description="Of the controller, when last asked")] = None,
 ) -> TargetsOut:
     hub = hub_of(request)
-    found = hub.targets(limit + 1, after=after, search=search, state=state)
+    found = hub.targets(limit + 1, after=after, search=search, state=state, health=health)
     targets = [_shown(request, target) for target in found[:limit]]
     return TargetsOut(targets=targets, next=targets[-1].name if len(found) > limit else "")
 

@@ -86,7 +86,9 @@ from refloat.model.proof import (
 )
 from refloat.model.provision import Provision, ProvisionStage, WantedController, WantedDisk
 from refloat.model.target import (
+    ControllerHealth,
     Endpoint,
+    HealthState,
     Readiness,
     ReplicaDisk,
     SyncPoint,
@@ -121,6 +123,7 @@ __all__ = [
     "Callback",
     "Change",
     "ChangeKind",
+    "ControllerHealth",
     "Decision",
     "DiskBus",
     "DriveLetter",
@@ -140,6 +143,7 @@ __all__ = [
     "GuestKernel",
     "GuestReport",
     "Hardware",
+    "HealthState",
     "Hibernation",
     "Intended",
     "IntendedChange",

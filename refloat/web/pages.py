@@ -14,7 +14,7 @@ from refloat.api.door import Audits, FailsOver, Looks
 from refloat.api.schemas_plan import plan_out
 from refloat.errors import NotFound, RefloatError
 from refloat.evidence import shown_record
-from refloat.model import JobState, Mode, TargetState
+from refloat.model import HealthState, JobState, Mode, TargetState
 from refloat.web import views
 from refloat.web.panels import panel_of
 from refloat.web.render import fragment, page, partial
@@ -36,17 +36,17 @@ Search = Annotated[str, Query(max_length=128)]
 
 @router.get("/")
 def estate(
-    request: Request, _: Looks, search: Search = "", state: State = "", after: Search = ""
+    request: Request, _: Looks, search: Search = "", state: State = "", health: State = "", after: Search = ""
 ) -> Response:
     hub = hub_of(request)
-    wanted = _member(TargetState, state)
-    found = hub.targets(_ROWS + 1, after=after, search=search, state=wanted)
+    wanted, asked = _member(TargetState, state), _member(HealthState, health)
+    found = hub.targets(_ROWS + 1, after=after, search=search, state=wanted, health=asked)
     rows = [views.target_row(target, hub.replication_of(target)) for target in found[:_ROWS]]
     more = rows[-1]["name"] if len(found) > _ROWS else ""
-    values = {"rows": rows, "more": more, "search": search, "state": state}
+    values = {"rows": rows, "more": more, "search": search, "state": state, "health": health}
     if partial(request):
         return fragment(request, "targets.html.j2", values)
-    whole = {"tiles": views.tiles(hub), "states": list(TargetState)}
+    whole = {"tiles": views.tiles(hub), "states": list(TargetState), "healths": list(HealthState)}
     return page(request, "estate.html.j2", {**whole, **values})
 
 

@@ -61,6 +61,7 @@ def target_row(status: TargetStatus, replication: Replication) -> dict[str, Any]
         "state": status.state,
         "holder": status.holder,
         "message": status.message,
+        "health": status.health,
         "readiness": word,
         "readiness_tone": tone,
         "age": replication.age,

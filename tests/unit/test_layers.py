@@ -22,6 +22,7 @@ LAYERS = (
         "fence",
         "readiness",
         "preview",
+        "health",
         "adapt",
         "callback",
         "promote",

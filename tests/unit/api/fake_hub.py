@@ -20,6 +20,7 @@ from refloat.hub import Hub
 from refloat.model import (
     Action,
     Decision,
+    HealthState,
     JobState,
     Mode,
     OperatorDecision,
@@ -83,7 +84,12 @@ class FakeHub:
         return ["it is broken"] if self.crash else []
 
     def targets(
-        self, limit: int | None = None, after: str = "", search: str = "", state: TargetState | None = None
+        self,
+        limit: int | None = None,
+        after: str = "",
+        search: str = "",
+        state: TargetState | None = None,
+        health: HealthState | None = None,
     ) -> list[TargetStatus]:
         if self.crash:
             raise ZeroDivisionError("secret detail of a defect")

@@ -15,6 +15,7 @@ from refloat.guest.intended import intended
 from refloat.model import (
     Adaptation,
     Fence,
+    HealthState,
     Intended,
     JobState,
     Mode,
@@ -217,6 +218,30 @@ def test_what_a_failover_would_do_is_known_after_each_sync(make: Make) -> None:
     job = site.fail_over(ONE, Mode.TEST)
     done = site.hub.store.load(job, "adaptation", Adaptation)
     assert done and intended(done.changes) == first.known.intended
+
+
+def test_how_a_controller_is_comes_with_each_sync(make: Make) -> None:
+    """Nobody asks for it alone; a filter finds those that are silent."""
+    site = make()
+    assert site.hub.target(ONE.name).health is None
+    site.sync(ONE)
+    health = site.hub.target(ONE.name).health
+    assert health and health.state is HealthState.OK and health.text.startswith("answers, up for")
+    assert [one.name for one in site.hub.targets(health=HealthState.OK)] == [ONE.name]
+    assert not site.hub.targets(health=HealthState.SILENT)
+
+
+def test_a_silent_controller_is_known_by_the_sync_that_met_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refloat.syncs.CONTROLLER_WITHIN", 0.0)
+    site = make()
+    site.world.destination.stop(ONE.controller, graceful=0)
+    site.hub.start_sync(ONE.name)
+    site.idle(ONE)
+    assert [one.name for one in site.hub.targets(health=HealthState.SILENT)] == [ONE.name]
+    health = site.hub.target(ONE.name).health
+    assert health and "does not run as a controller" in health.text and health.hint
 
 
 def test_changes_that_cannot_be_worked_out_are_no_trouble_for_the_replica(make: Make) -> None:
