@@ -17,6 +17,7 @@ import pytest
 from refloat.lab.estate import TARGET
 from refloat.lab.layout import SOURCE_ADDRESS, SOURCE_SUBNET
 from refloat.model import PowerState
+from tests.system.libvirtd import kill_vm
 from tests.system.listener import Listener, listening
 from tests.system.rig import WITHIN, Rig
 
@@ -224,7 +225,7 @@ def test_an_emergency_after_the_source_was_destroyed(rig: Rig) -> None:
     point = rig.sync()["sync_point"]
     rig.in_guest(source, "echo lost >/root/after-the-last-sync; sync")
     before = rig.replica_hashes()
-    rig.kill_vm(source)
+    kill_vm(source)
     until(lambda: rig.source.power_state(source) is PowerState.OFF, "libvirt misses the source's QEMU")
 
     job = rig.start_failover("emergency")
