@@ -16,20 +16,20 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from refloat.clock import now
 from refloat.config import Config
 from refloat.errors import NotFound, RefloatError
 from refloat.estate import Estate, load_estate
-from refloat.model import PowerState, Target, TargetState
+from refloat.health import judged
+from refloat.model import HealthState, PowerState, Target, TargetState
 from refloat.platforms import Platforms
 from refloat.provision import Targets
 from refloat.store.place import reading
 from refloat.store.postgres import Server
 from refloat.store.store import Store
-from refloat.text import size, span
+from refloat.text import size
 
 ROOM = 2 * 2**30  # bytes for store, hashes and screenshots
-CONTROLLER_ROOM = 2**30  # bytes on a controller's own disk, for deltas
-CLOCKS_APART = 5.0  # seconds: more, and times in the evidence contradict each other
 
 
 class State(StrEnum):
@@ -217,12 +217,6 @@ def _key(target: Target) -> Finding:
 
 def _controller(platforms: Platforms, target: Target) -> Finding:
     health = platforms.controller(target).health()
-    apart = abs(health.clock - time.time())
-    if apart > CLOCKS_APART:
-        return Finding(
-            "", State.WARNING, f"its clock is {span(apart)} off", "set up NTP in the controller's network"
-        )
-    if health.free < CONTROLLER_ROOM:
-        hint = "give its disk more room: a sync's changes are kept there until it is complete"
-        return Finding("", State.WARNING, f"{size(health.free)} free", hint)
-    return Finding("", State.OK, f"answers, up for {span(health.uptime)}, {size(health.free)} free")
+    found = judged(health, now(), time.time())
+    state = State.OK if found.state is HealthState.OK else State.WARNING
+    return Finding("", state, found.text, found.hint)

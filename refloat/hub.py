@@ -28,6 +28,7 @@ from refloat.model import (
     Callback,
     Decision,
     Findings,
+    HealthState,
     JobState,
     Mode,
     OperatorDecision,
@@ -40,6 +41,7 @@ from refloat.model import (
 )
 from refloat.platforms import Platforms
 from refloat.policy import Policy
+from refloat.preview import PlanAhead, kept, plan_ahead
 from refloat.provision import Provisions, Targets
 from refloat.run import Run
 from refloat.store.place import place
@@ -141,11 +143,16 @@ class Hub:
     # ------------------------------------------------------------ targets
 
     def targets(
-        self, limit: int | None = None, after: str = "", search: str = "", state: TargetState | None = None
+        self,
+        limit: int | None = None,
+        after: str = "",
+        search: str = "",
+        state: TargetState | None = None,
+        health: HealthState | None = None,
     ) -> list[TargetStatus]:
         """By name: those of the estate after `after` whose name has `search` in it."""
         names = [name for name in self.estate.targets if name > after and search.lower() in name.lower()]
-        return self.store.targets(names, limit, state)
+        return self.store.targets(names, limit, state, health)
 
     def target(self, name: str) -> TargetStatus:
         self.estate.target(name)
@@ -157,6 +164,12 @@ class Hub:
 
     def replication_of(self, target: TargetStatus) -> Replication:
         return replication(target, self._policy(target.name), now())
+
+    def plan(self, name: str, mode: Mode) -> PlanAhead:
+        """What a failover would do by the last look at the replica. Asks nobody. Raises NotFound where there
+        was none, Refused (network_unmapped) where the estate file leads an adapter nowhere."""
+        known = kept(self.data_dir / "targets" / self.estate.target(name).name)
+        return plan_ahead(name, known, mode, self.estate.networks(), self._policy(name))
 
     def start_sync(self, name: str, full: bool = False, by: str = "") -> None:
         """Starts a sync in the background; its progress and outcome are in the target's status. Without
