@@ -48,7 +48,7 @@ def test_each_example_fits_its_schema(name: str) -> None:
     check = jsonschema_rs.Draft202012Validator(schema)
     check.validate(example)
     with pytest.raises(jsonschema_rs.ValidationError):
-        check.validate(dict.fromkeys((), object) | {"no": "example"} if name.endswith("In") else [])
+        check.validate([])
 
 
 def test_an_example_shows_every_field() -> None:
