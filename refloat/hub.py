@@ -44,7 +44,8 @@ from refloat.policy import Policy
 from refloat.preview import PlanAhead, kept, plan_ahead
 from refloat.provision import Provisions, Targets
 from refloat.run import Run
-from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
+from refloat.store.place import place
+from refloat.store.store import Event, Job, StepRecord, TargetStatus
 from refloat.store.summaries import Summaries
 from refloat.syncs import Syncs
 
@@ -75,12 +76,17 @@ class Hub:
         self.estate = estate
         self.platforms = platforms or Platforms(estate, config.data_dir)
         self._lock = _only_hub(config.data_dir)
-        self.store = Store.open(config.data_dir / "refloat.sqlite")
+        try:
+            self._place = place(config.data_dir, config.store, config.store_password_file)
+        except BaseException:
+            self._lock.close()
+            raise
+        self.store = self._place.store()
         self.summaries = Summaries(self.store.engine)
         self.people = People(self.store.engine)
         self.audit = Audit(self.store.engine)
         self._second = SecondPerson(self.store.engine)
-        self.engine = Engine(config.data_dir / "jobs.sqlite", lambda job_id: self.run(job_id))
+        self.engine = Engine(self._place.journal(), lambda job_id: self.run(job_id))
         self.known = Targets(estate, self.store)
         self.syncs = Syncs(self.known, self.platforms, self.store, config.data_dir, self._without_job)
         self.provisions = Provisions(estate, self.platforms, self.store, config.data_dir, self.syncs.first)
@@ -120,6 +126,7 @@ class Hub:
         self.syncs.close()
         self.engine.close()
         self.store.engine.dispose()
+        self._place.close()
         self._lock.close()
 
     def troubles(self) -> list[str]:

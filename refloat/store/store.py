@@ -120,6 +120,14 @@ class Store:
         upgrade(engine)
         return Store(engine)
 
+    @staticmethod
+    def on(engine: Engine) -> Store:
+        """The store in this PostgreSQL database (postgres.py), brought to the newest schema."""
+        from refloat.store.migrate import upgrade
+
+        upgrade(engine)
+        return Store(engine)
+
     @contextmanager
     def _session(self) -> Iterator[Session]:
         with Session(self.engine) as session, session.begin():

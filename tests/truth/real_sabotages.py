@@ -92,9 +92,6 @@ END
 HALF_AN_INITRD = """
 for initrd in boot/initrd.img-*; do truncate -s $(($(stat -c %s "$initrd") / 2)) "$initrd"; done
 """
-NO_SUCH_ROOT = kernel_line("s# root=[^ ]*# root=UUID=00000000-0000-4000-8000-00000000dead#") + (
-    LINES_CHANGED.format("root=UUID=0000.*dead")
-)
 PANICS = kernel_line("s#$# init=/bin/false#") + LINES_CHANGED.format("init=/bin/false")
 EMERGENCY = kernel_line("s#$# systemd.unit=emergency.target systemd.mask=refloat-report.service#") + (
     LINES_CHANGED.format("emergency.target")
@@ -183,27 +180,13 @@ def kill_qemu(place: Place) -> None:
     kill_vm(place.vm)
 
 
-def unplug_cable(place: Place) -> None:
-    nic = ET.fromstring(place.domain.XMLDesc(0)).find("devices/interface")
-    assert nic is not None
-    ET.SubElement(nic, "link", state="down")
-    place.domain.updateDeviceFlags(ET.tostring(nic, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-
-def start_source(place: Place) -> None:
-    place.connection.lookupByName(place.lab.source_vm).create()
-
-
 # ---------------------------------------------------------------- the table
 
-INITRAMFS = "shell of the initramfs"
 SILENT = "no report from inside the guest"
 
 ROWS = (
     # It does not come up.
     Sabotage("virtio-module-missing", SILENT, guest=NO_VIRTIO, probed=False),
-    # (The initramfs gives a missing disk its time, too.)
-    Sabotage("root-uuid-wrong", INITRAMFS, guest=NO_SUCH_ROOT, deadline=BOOTED, probed=False),
     Sabotage("initrd-truncated", "a kernel panic", guest=HALF_AN_INITRD, probed=False),
     Sabotage("kernel-panic", "a kernel panic", guest=PANICS, probed=False),
     Sabotage("emergency-shell", "the emergency or rescue shell", guest=EMERGENCY, probed=False),
@@ -223,7 +206,6 @@ ROWS = (
     # Its network.
     Sabotage("another-mac", "no adapter has the planned MAC", at_start=another_mac, deadline=LONG),
     Sabotage("adapter-left-out", "no adapter has the planned MAC", at_start=no_adapter, deadline=LONG),
-    Sabotage("cable-unplugged", "not linked", running=unplug_cable, deadline=LONG),
     Sabotage("address-absent-and-report-lies", NO_PROBE, guest=LIES, deadline=LONG, quick=True),
     Sabotage(
         "gateway-unreachable",
@@ -233,8 +215,4 @@ ROWS = (
         deadline=LONG,
     ),
     Sabotage("clock-far-off", "its clock is at least", P, at_start=redefined(years_ago), deadline=LONG),
-    # The other side.
-    Sabotage(
-        "source-still-runs", "-source is running", running=start_source, mode=Mode.PLANNED, deadline=LONG
-    ),
 )
