@@ -112,6 +112,10 @@ def in_script(old: str, new: str, file: str = "firstboot.sh") -> str:
 KILLED = in_script("    wait_for_gateway", "    kill -9 $$")
 OTHER_NONCE = "sed -i \"s/^NONCE=.*/NONCE='of-another-boot'/\" etc/refloat/secrets\n"
 OTHER_JOB = "sed -i \"s/^JOB=.*/JOB='lab-web-000000'/\" etc/refloat/firstboot.conf\n"
+OTHER_GATEWAY = """
+grep -q 'gateway 10.20.30.2$' etc/refloat/network/0
+sed -i 's/gateway 10.20.30.2$/gateway 10.20.30.99/' etc/refloat/network/0
+"""
 # The guest has another address, and its report is made to say that it has the planned one.
 LIES = """
 grep -q 'address 10.20.30.40/24' etc/refloat/network/0
@@ -203,5 +207,12 @@ ROWS = (
     Sabotage("another-mac", "no adapter has the planned MAC", at_start=another_mac, deadline=LONG),
     Sabotage("adapter-left-out", "no adapter has the planned MAC", at_start=no_adapter, deadline=LONG),
     Sabotage("address-absent-and-report-lies", NO_PROBE, guest=LIES, deadline=LONG, quick=True),
+    Sabotage(
+        "gateway-unreachable",
+        "gateway 10.20.30.99 does not answer",
+        guest=OTHER_GATEWAY,
+        mode=Mode.PLANNED,
+        deadline=LONG,
+    ),
     Sabotage("clock-far-off", "its clock is at least", P, at_start=redefined(years_ago), deadline=LONG),
 )
