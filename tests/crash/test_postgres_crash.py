@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from refloat.access import Audit
 from refloat.config import Config
+from refloat.doctor import State, examine
 from refloat.errors import Busy, Refused
 from refloat.estate import Estate
 from refloat.hub import Hub
@@ -275,6 +276,25 @@ def test_text_that_postgresql_cannot_keep_is_kept_readable(rig: Rig) -> None:
     audit.record("anna", "commit", "web-1", "be\0cause", note="\0")
     assert audit.verify().entries == 1
     store.engine.dispose()
+
+
+def test_the_doctor_asks_the_database(rig: Rig, tmp_path: Path) -> None:
+    def config(database: str) -> Config:
+        url, password = rig.cluster.url(database), rig.cluster.password_file
+        none = tmp_path / "none.yaml"
+        return Config(data_dir=tmp_path, estate=none, store=url, store_password_file=password)
+
+    well = {one.subject: one for one in examine(config(rig.database))}["store"]
+    assert well.state is State.OK and "answers" in well.found
+    ill = {one.subject: one for one in examine(config("nowhere"))}["store"]
+    assert ill.state is State.TROUBLE and "nowhere" in ill.found and ill.hint
+    assert rig.cluster.password not in well.found + ill.found
+    rig.cluster.password_file.chmod(0o644)
+    try:
+        seen = {one.subject: one for one in examine(config(rig.database))}["store"]
+    finally:
+        rig.cluster.password_file.chmod(0o600)
+    assert seen.state is State.TROUBLE and seen.hint.startswith("chmod 600")
 
 
 def test_a_server_that_is_away_or_does_not_let_in_is_said_so(rig: Rig, tmp_path: Path) -> None:
