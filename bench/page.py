@@ -23,7 +23,7 @@ from sqlalchemy import insert
 
 from refloat.clock import now
 from refloat.codec import encode
-from refloat.model import Verdict, Word
+from refloat.model import ControllerHealth, HealthState, Verdict, Word
 from refloat.store.store import Store
 from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, TargetRow
 
@@ -36,6 +36,7 @@ PATHS = (
     "/api/v1/jobs/{job}",
     "/",
     "/?search=vm99",
+    "/?health=silent",
     "/jobs",
     "/jobs/{job}",
     "/targets/vm500",
@@ -70,7 +71,7 @@ def fill(store: Store) -> str:
     names = [f"vm{number}" for number in range(1, TARGETS + 1)]
     ids = [f"vm{number % TARGETS + 1}-{number:06x}" for number in range(JOBS)]
     with store.engine.begin() as rows:
-        rows.execute(insert(TargetRow), [{"name": name, "state": "ready"} for name in names])
+        rows.execute(insert(TargetRow), [{"name": name, "state": "ready", **health(name)} for name in names])
         ended = {"mode": "test", "state": "rolled_back", "finished": now()}
         made = [{"id": id, "target": id.partition("-")[0], "created": now(), **ended} for id in ids]
         rows.execute(insert(JobRow), made)
@@ -81,6 +82,12 @@ def fill(store: Store) -> str:
             event = {"at": now(), "kind": "step_done", "data": {"step": step, "phase": "do", "error": None}}
             rows.execute(insert(EventRow), [{"job": id, **event} for id in ids])
     return ids[-1]
+
+
+def health(name: str) -> dict[str, object]:
+    """One controller in five is silent."""
+    state = HealthState.SILENT if name.endswith(("1", "6")) else HealthState.OK
+    return {"health": encode(ControllerHealth(now(), state, "as it was heard")), "health_state": state}
 
 
 def connected(url: str, directory: Path) -> httpx.Client:

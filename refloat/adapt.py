@@ -30,30 +30,14 @@ CHANNEL = "org.refloat.report"
 
 
 def adapt_guest(run: Run) -> None:
-    """Adapts, or records why nothing was done. A retry attaches to the run that is still going.
-
-    The request holds passphrases: it goes to the controller and is not kept."""
+    """Adapts, or records why nothing was done. A retry attaches to the run that is still going."""
     plan = run.plan
     if plan.decision.action is Action.SKIP:
         run.save("adaptation", _nothing_done(run))
         note_status(run, Remediation.NOT_REQUIRED, "nothing was staged in the guest")
         return
     adaptation = run.controller.adapt(
-        AdaptRequest(
-            job=run.job,
-            disks=plan.disks,
-            disk_bus=plan.disk_bus,
-            nic_model=plan.nic_model,
-            nics=plan.nics,
-            secrets=run.need("secrets", Secrets),
-            channel=CHANNEL,
-            report_deadline=_guests_deadline(plan),
-            serial_console=plan.serial_console,
-            luks_keys=luks_keys(run),
-            windows=_for_windows(run),
-            rebuild=plan.rebuild,
-            callback=_for_job(run),
-        ),
+        request_of(run, plan, run.job, run.need("secrets", Secrets)),
         run.need("facts", GuestFacts),
         progress=_progress(run),
     )
@@ -62,9 +46,28 @@ def adapt_guest(run: Run) -> None:
     note_status(run, adaptation.caps.remediation, "files for its first boot are staged in the guest")
 
 
-def _for_job(run: Run) -> Callback | None:
-    known = run.plan.callback
-    return replace(known, url=f"{known.url}{run.job}") if known else None
+def request_of(run: Run, plan: Plan, job: str, secrets: Secrets) -> AdaptRequest:
+    """All that the guest engine is told. It holds passphrases: for the controller, and never kept."""
+    return AdaptRequest(
+        job=job,
+        disks=plan.disks,
+        disk_bus=plan.disk_bus,
+        nic_model=plan.nic_model,
+        nics=plan.nics,
+        secrets=secrets,
+        channel=CHANNEL,
+        report_deadline=_guests_deadline(plan),
+        serial_console=plan.serial_console,
+        luks_keys=luks_keys(run),
+        windows=_for_windows(run, plan, job),
+        rebuild=plan.rebuild,
+        callback=_for_job(plan, job),
+    )
+
+
+def _for_job(plan: Plan, job: str) -> Callback | None:
+    known = plan.callback
+    return replace(known, url=f"{known.url}{job}") if known else None
 
 
 def _guests_deadline(plan: Plan) -> int:
@@ -72,12 +75,11 @@ def _guests_deadline(plan: Plan) -> int:
     return int(plan.report_deadline * windows.GUEST_SHARE) if plan.facts.windows else plan.report_deadline
 
 
-def _for_windows(run: Run) -> WindowsRequest | None:
-    plan = run.plan
+def _for_windows(run: Run, plan: Plan, job: str) -> WindowsRequest | None:
     if plan.drivers is None:
         return None
     asked = windows.request(plan.source, run.policy.windows, plan.drivers, send_drivers(run, plan))
-    known = _for_job(run)
+    known = _for_job(plan, job)
     # PowerShell trusts what Windows trusts: not a certificate that the hub made for itself.
     tell = known is not None and not known.own and known.url.startswith("https:")
     return replace(asked, callback=known.url) if known and tell else asked

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from refloat.errors import Refused
 
@@ -16,12 +16,15 @@ DEFAULT_FILES = (Path("/etc/refloat/refloat.yaml"), Path("/var/lib/refloat-lab/r
 
 # What fits into a guest's files as it is.
 _REPORT_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,200}|\[[0-9A-Fa-f:]{2,39}\]):[0-9]{1,5}/?")
-_PATHS = ("data_dir", "estate", "drivers", "report_cert", "report_key", "report_ca")
+_PATHS = ("data_dir", "estate", "drivers", "report_cert", "report_key", "report_ca", "store_password_file")
 
 
 @dataclass(frozen=True)
 class Config:
     """`data_dir` holds everything that the hub remembers; `estate` is the file that describes the estate.
+
+    `store` ("postgresql://refloat@db.example/refloat", its password in `store_password_file`) is a PostgreSQL
+    database for what is else in SQLite files in `data_dir`.
 
     `drivers` is a virtio-win ISO, or a folder with its files: needed for Windows guests alone.
 
@@ -40,6 +43,8 @@ class Config:
     report_cert: Path | None = None
     report_key: Path | None = None
     report_ca: Path | None = None
+    store: str = ""
+    store_password_file: Path | None = None
 
     @property
     def url(self) -> str:
@@ -93,6 +98,30 @@ def check_reports(config: Config) -> None:
         raise _bad_reports("report_url is plain http, which is for a lab on loopback alone")
 
 
+def check_store(config: Config) -> None:
+    """Raises Refused for a `store` that is no address of a PostgreSQL database, or that has its password in
+    it: settings are read by many. The message does not quote it."""
+    if not config.store:
+        if config.store_password_file:
+            raise _bad_store("store_password_file is for a `store` in PostgreSQL")
+        return
+    try:
+        url = urlsplit(config.store)
+        options = parse_qs(url.query, strict_parsing=bool(url.query))
+        known = url.scheme == "postgresql" and len(url.path) > 1 and (url.hostname or "host" in options)
+        secret = url.password is not None or "password" in options
+    except ValueError:
+        known, secret = False, False
+    if secret:
+        raise _bad_store("store has a password in it")
+    if not known:
+        raise _bad_store("store is not like postgresql://refloat@db.example/refloat")
+
+
+def _bad_store(message: str) -> Refused:
+    return Refused(message, code="bad_config", hint="see docs/config.md on PostgreSQL")
+
+
 def _bad_reports(message: str) -> Refused:
     return Refused(message, code="bad_config", hint="see docs/config.md on reports by HTTPS")
 
@@ -120,6 +149,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
     paths = {name: Path(values.pop(name)) for name in _PATHS if name in values}
     config = Config(**paths, **values)  # type: ignore[arg-type]
     check_reports(config)
+    check_store(config)
     return config
 
 

@@ -14,21 +14,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from refloat.clock import now
 from refloat.config import Config
 from refloat.errors import NotFound, RefloatError
 from refloat.estate import Estate, load_estate
-from refloat.model import PowerState, Target, TargetState
+from refloat.health import judged
+from refloat.model import HealthState, PowerState, Target, TargetState
 from refloat.platforms import Platforms
 from refloat.provision import Targets
+from refloat.store.place import reading
+from refloat.store.postgres import Server
 from refloat.store.store import Store
-from refloat.text import size, span
+from refloat.text import size
 
 ROOM = 2 * 2**30  # bytes for store, hashes and screenshots
-CONTROLLER_ROOM = 2**30  # bytes on a controller's own disk, for deltas
-CLOCKS_APART = 5.0  # seconds: more, and times in the evidence contradict each other
 
 
 class State(StrEnum):
@@ -83,6 +84,8 @@ def _hub(config: Config) -> Iterator[Finding]:
         f"{size(free)} free for {config.data_dir}",
         "" if enough else f"free some: {size(ROOM)} are wanted for the store, hashes and pictures",
     )
+    if config.store:
+        yield _asked("store", lambda: _database(config))
     yield _private(config.token_file, "token")
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK) and _virtualises()
     yield Finding(
@@ -99,6 +102,15 @@ def _hub(config: Config) -> Iterator[Finding]:
             str(config.drivers) if there else f"{config.drivers} does not exist",
             "" if there else "set `drivers` to a virtio-win ISO or folder",
         )
+
+
+def _database(config: Config) -> Finding:
+    server = Server(config.store, config.store_password_file)
+    server.require_answer()
+    if config.store_password_file and stat.S_IMODE(config.store_password_file.stat().st_mode) & 0o077:
+        hint = f"chmod 600 {config.store_password_file}"
+        return Finding("", State.TROUBLE, f"{config.store_password_file} can be read by others", hint)
+    return Finding("", State.OK, f"{server} answers")
 
 
 def _virtualises() -> bool:
@@ -129,10 +141,9 @@ def _known(config: Config, estate: Estate, name: str) -> tuple[Target | None, Ta
     """The target, where it has a controller, and its state, where the hub knows one. The store is read as it
     is: a hub may be using it."""
     wish = estate.target(name) if estate.targets[name].provision is None else None
-    file = config.data_dir / "refloat.sqlite"
-    if not file.exists():
+    engine = reading(config.data_dir, config.store, config.store_password_file)
+    if engine is None:
         return wish, None
-    engine = create_engine(f"sqlite:///file:{file}?mode=ro&uri=true")
     try:
         store = Store(engine)
         known = Targets(estate, store)
@@ -206,12 +217,6 @@ def _key(target: Target) -> Finding:
 
 def _controller(platforms: Platforms, target: Target) -> Finding:
     health = platforms.controller(target).health()
-    apart = abs(health.clock - time.time())
-    if apart > CLOCKS_APART:
-        return Finding(
-            "", State.WARNING, f"its clock is {span(apart)} off", "set up NTP in the controller's network"
-        )
-    if health.free < CONTROLLER_ROOM:
-        hint = "give its disk more room: a sync's changes are kept there until it is complete"
-        return Finding("", State.WARNING, f"{size(health.free)} free", hint)
-    return Finding("", State.OK, f"answers, up for {span(health.uptime)}, {size(health.free)} free")
+    found = judged(health, now(), time.time())
+    state = State.OK if found.state is HealthState.OK else State.WARNING
+    return Finding("", state, found.text, found.hint)

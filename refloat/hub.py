@@ -28,6 +28,7 @@ from refloat.model import (
     Callback,
     Decision,
     Findings,
+    HealthState,
     JobState,
     Mode,
     OperatorDecision,
@@ -40,9 +41,11 @@ from refloat.model import (
 )
 from refloat.platforms import Platforms
 from refloat.policy import Policy
+from refloat.preview import PlanAhead, kept, plan_ahead
 from refloat.provision import Provisions, Targets
 from refloat.run import Run
-from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
+from refloat.store.place import place
+from refloat.store.store import Event, Job, StepRecord, TargetStatus
 from refloat.store.summaries import Summaries
 from refloat.syncs import Syncs
 
@@ -73,12 +76,17 @@ class Hub:
         self.estate = estate
         self.platforms = platforms or Platforms(estate, config.data_dir)
         self._lock = _only_hub(config.data_dir)
-        self.store = Store.open(config.data_dir / "refloat.sqlite")
+        try:
+            self._place = place(config.data_dir, config.store, config.store_password_file)
+        except BaseException:
+            self._lock.close()
+            raise
+        self.store = self._place.store()
         self.summaries = Summaries(self.store.engine)
         self.people = People(self.store.engine)
         self.audit = Audit(self.store.engine)
         self._second = SecondPerson(self.store.engine)
-        self.engine = Engine(config.data_dir / "jobs.sqlite", lambda job_id: self.run(job_id))
+        self.engine = Engine(self._place.journal(), lambda job_id: self.run(job_id))
         self.known = Targets(estate, self.store)
         self.syncs = Syncs(self.known, self.platforms, self.store, config.data_dir, self._without_job)
         self.provisions = Provisions(estate, self.platforms, self.store, config.data_dir, self.syncs.first)
@@ -118,6 +126,7 @@ class Hub:
         self.syncs.close()
         self.engine.close()
         self.store.engine.dispose()
+        self._place.close()
         self._lock.close()
 
     def troubles(self) -> list[str]:
@@ -134,11 +143,16 @@ class Hub:
     # ------------------------------------------------------------ targets
 
     def targets(
-        self, limit: int | None = None, after: str = "", search: str = "", state: TargetState | None = None
+        self,
+        limit: int | None = None,
+        after: str = "",
+        search: str = "",
+        state: TargetState | None = None,
+        health: HealthState | None = None,
     ) -> list[TargetStatus]:
         """By name: those of the estate after `after` whose name has `search` in it."""
         names = [name for name in self.estate.targets if name > after and search.lower() in name.lower()]
-        return self.store.targets(names, limit, state)
+        return self.store.targets(names, limit, state, health)
 
     def target(self, name: str) -> TargetStatus:
         self.estate.target(name)
@@ -150,6 +164,12 @@ class Hub:
 
     def replication_of(self, target: TargetStatus) -> Replication:
         return replication(target, self._policy(target.name), now())
+
+    def plan(self, name: str, mode: Mode) -> PlanAhead:
+        """What a failover would do by the last look at the replica. Asks nobody. Raises NotFound where there
+        was none, Refused (network_unmapped) where the estate file leads an adapter nowhere."""
+        known = kept(self.data_dir / "targets" / self.estate.target(name).name)
+        return plan_ahead(name, known, mode, self.estate.networks(), self._policy(name))
 
     def start_sync(self, name: str, full: bool = False, by: str = "") -> None:
         """Starts a sync in the background; its progress and outcome are in the target's status. Without

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from refloat import windows
@@ -29,8 +31,8 @@ from refloat.model import (
     SourceVM,
     SyncPoint,
 )
-from refloat.policy import MacPolicy, Rebuild
-from refloat.run import Run
+from refloat.policy import MacPolicy, Policy, Rebuild
+from refloat.run import Networks, Run
 from refloat.seen_network import age_warnings, with_last_seen
 from refloat.text import span
 from refloat.windows_plan import about_windows, choose_drivers, send_drivers
@@ -201,7 +203,8 @@ def planned_disks(run: Run, source: SourceVM) -> tuple[PlannedDisk, ...]:
 
 def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) -> Plan:
     """`cpu` is the x86-64 level of the destination's processor."""
-    nics, policy = _plan_nics(run, source, facts), run.policy
+    policy = run.policy
+    nics = planned_nics(run.networks, run.mode, policy, source, facts, partial(_mac, run))
     chosen = choose_drivers(run, facts)
     refusals, warnings = about_windows(run, source, facts, chosen)
     refusals += rebuild_refusals(facts, policy.rebuild)
@@ -243,19 +246,27 @@ def _cpu_warnings(facts: GuestFacts, cpu: int | None) -> list[str]:
     return [f"{needs}; the destination's has x86-64-v{cpu}"] if cpu and cpu < facts.cpu_level else []
 
 
-def _plan_nics(run: Run, source: SourceVM, facts: GuestFacts) -> tuple[PlannedNic, ...]:
+def planned_nics(
+    networks: Networks,
+    mode: Mode,
+    policy: Policy,
+    source: SourceVM,
+    facts: GuestFacts,
+    mac_of: Callable[[str], str],
+) -> tuple[PlannedNic, ...]:
+    """`mac_of` gives an adapter's MAC there by the source's. Refused for a network that is mapped to none."""
     places = []
     for nic in source.nics:
-        network = run.networks.of(nic.network, run.mode)
+        network = networks.of(nic.network, mode)
         if network is None:
             raise Refused(
-                f"source network {nic.network!r} is mapped to none for a {run.mode} failover",
+                f"source network {nic.network!r} is mapped to none for a {mode} failover",
                 code="network_unmapped",
                 hint="add it to `mappings` in the estate file",
             )
-        rules = run.networks.rules(nic.network, run.mode)
-        places.append(Place(nic, _mac(run, nic.mac), network, rules))
-    return plan_nics(places, facts.nics, run.policy, windows=facts.windows is not None)
+        rules = networks.rules(nic.network, mode)
+        places.append(Place(nic, mac_of(nic.mac), network, rules))
+    return plan_nics(places, facts.nics, policy, windows=facts.windows is not None)
 
 
 def _mac(run: Run, source_mac: str) -> str:

@@ -6,15 +6,16 @@ from dataclasses import replace
 
 from refloat.clock import now
 from refloat.errors import RefloatError, Unreachable
-from refloat.model import Action, Readiness
+from refloat.model import Action, Plan, Readiness
 from refloat.policy import MacPolicy
 from refloat.prepare import OVERLAY_RESERVE, cpu_level, inspect, inventory, make_plan, require_room, wanted
 from refloat.run import Run
 
 
-def assess(run: Run) -> Readiness:
+def assess(run: Run) -> tuple[Readiness, Plan | None]:
     """What a planned failover of the target would meet now: preflight's own checks, on copy-on-write views
-    of the replica. `run` belongs to no job: nothing is saved. Raises Unreachable where a side is silent."""
+    of the replica; with the plan, where one could be made. `run` belongs to no job: nothing is saved.
+    Raises Unreachable where a side is silent."""
     point = run.store.target(run.target.name).sync_point
     name = point.id if point else ""
     # A new MAC would be chosen for good; which one does not matter here.
@@ -28,7 +29,7 @@ def assess(run: Run) -> Readiness:
     except Unreachable:
         raise
     except RefloatError as error:
-        return Readiness(now(), name, False, (str(error),))
+        return Readiness(now(), name, False, (str(error),)), None
     ready = plan.decision.action is not Action.REFUSE and not found.reasons
     reasons = (*plan.decision.reasons, *found.reasons)
-    return Readiness(now(), name, ready, reasons, (*plan.warnings, *found.warnings))
+    return Readiness(now(), name, ready, reasons, (*plan.warnings, *found.warnings)), plan

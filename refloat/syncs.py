@@ -6,11 +6,16 @@ import logging
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from refloat.errors import Busy, RefloatError, Refused
-from refloat.model import SyncPoint, TargetState
+from refloat import preview
+from refloat.clock import now
+from refloat.controller.client import ControllerClient
+from refloat.errors import Busy, RefloatError, Refused, Unreachable
+from refloat.health import judged, silent
+from refloat.model import Plan, SyncPoint, TargetState
 from refloat.platforms import Platforms
 from refloat.provision import Targets
 from refloat.readiness import assess
@@ -97,7 +102,7 @@ class Syncs:
         """One sync of a target that the caller holds; returns the new complete sync point."""
         target = self._targets.target(name)
         controller = self._platforms.controller(target)
-        controller.wait_ready(CONTROLLER_WITHIN)
+        self._ask(name, controller)
         source = self._platforms.source(target.source_site)
         point = sync(
             source=source,
@@ -134,12 +139,35 @@ class Syncs:
     def _look(self, name: str) -> str:
         """Readiness, kept with the target. A look that fails does not undo the sync: it is said."""
         try:
-            self._store.save_readiness(name, assess(self._run_of(name)))
+            run = self._run_of(name)
+            readiness, plan = assess(run)
+            self._store.save_readiness(name, readiness)
+            if plan is None:
+                preview.drop(self._state_dir(name))
+            else:
+                self._preview(run, readiness.point, plan)
         except RefloatError as error:
             log.warning("readiness of %s: %s", name, error)
             self._store.save_readiness(name, None)
             return f"the replica was synced, but could not be looked into: {error.message}"
         return ""
+
+    def _ask(self, name: str, controller: ControllerClient) -> None:
+        """How the controller is, kept with the target: nobody has to ask it for that alone."""
+        try:
+            health = judged(controller.wait_ready(CONTROLLER_WITHIN), now(), time.time())
+        except Unreachable as error:
+            self._store.save_health(name, silent(error.message, now()))
+            raise
+        self._store.save_health(name, health)
+
+    def _preview(self, run: Run, point: str, plan: Plan) -> None:
+        name = run.target.name
+
+        def saying(what: str) -> None:
+            self._store.save_progress(name, {"message": what})
+
+        preview.look(run, point, plan, self._state_dir(name), saying)
 
     def _state_dir(self, name: str) -> Path:
         return self._data_dir / "targets" / name

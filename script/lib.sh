@@ -24,8 +24,10 @@ DEBIAN_PACKAGES=(
 
 # What the tests need beyond that. Wine (0.7 GB) runs the launcher of a recovered Windows guest for real;
 # Chromium (0.3 GB) opens the hub's page; Go and govmomi (0.5 GB) build the simulated vCenter; nbdkit serves its
-# disks, as it does with VDDK in production.
-DEV_PACKAGES=(wine64 chromium golang-go golang-github-vmware-govmomi-dev nbdkit)
+# disks, as it does with VDDK in production; PostgreSQL (0.1 GB) runs as a server of the tests' own, on a socket
+# in a folder of theirs. ATTENTION: Debian's package also makes a cluster "main" and, where systemd runs, starts
+# it on 127.0.0.1:5432. The tests never touch that one; `systemctl disable --now postgresql` where it disturbs.
+DEV_PACKAGES=(wine64 chromium golang-go golang-github-vmware-govmomi-dev nbdkit postgresql)
 
 # Room for the packages, two images, their package caches, a lab with its replica, and the tests' copies.
 NEEDED_GB=12

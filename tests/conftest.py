@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.postgres import cluster  # noqa: F401 (a fixture)
+
 # No time limit for a single example: the machine may be busy. Where time matters, a test measures it.
 settings.register_profile("refloat", deadline=None)
 settings.load_profile("refloat")

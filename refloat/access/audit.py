@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from refloat.clock import now
 from refloat.errors import Refused
+from refloat.store.postgres import storable
 from refloat.store.tables import AuditRow
 
 # The network address that the request under way came from; empty for what the hub does by itself.
@@ -54,19 +55,20 @@ class Audit:
         self._engine = engine
 
     def record(self, who: str, what: str, subject: str, reason: str = "", **data: Any) -> None:
-        """Appends one entry. The writers come one after another, so that the chain has no forks."""
+        """Appends one entry. The writers come one after another, so that the chain has no forks. What is
+        sealed is what every database gives back as it was."""
         with Session(self._engine) as session, session.begin():
             self._alone(session)
             before = session.scalars(select(AuditRow).order_by(AuditRow.id.desc()).limit(1)).first()
             row = AuditRow(
                 id=before.id + 1 if before else 1,
                 at=now(),
-                who=who,
+                who=storable(who),
                 origin=ORIGIN.get(),
                 what=what,
-                subject=subject,
-                reason=reason,
-                data=data,
+                subject=storable(subject),
+                reason=storable(reason),
+                data=storable(data),
             )
             row.sha256 = _sealed(before.sha256 if before else _START, row)
             session.add(row)

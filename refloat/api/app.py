@@ -12,6 +12,7 @@ from refloat import __version__
 from refloat.api import access, jobs, metrics, problems, targets
 from refloat.api.common import hub_of
 from refloat.api.door import Door
+from refloat.api.examples import codes_in_words, with_examples
 from refloat.api.guard import Guard
 from refloat.api.live import Live
 from refloat.api.schemas import Health, Ready
@@ -41,7 +42,7 @@ def create_app(hub: Hub, token: str, hosts: Collection[str] = ()) -> FastAPI:
     app = FastAPI(
         title="Refloat hub",
         version=__version__,
-        description=_DESCRIPTION,
+        description=f"{_DESCRIPTION}\nCodes of refusals:\n\n{codes_in_words()}\n",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -61,9 +62,20 @@ def create_app(hub: Hub, token: str, hosts: Collection[str] = ()) -> FastAPI:
         summary="Can the hub do its work?",
         responses={503: {"model": Ready, "description": "Not now"}},
     )
+    _describe(app)
     app.add_api_route("/api/v1/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
     app.add_middleware(Guard, door=Door(token, hub.people), hosts=hosts)
     return app
+
+
+def _describe(app: FastAPI) -> None:
+    """The document is made once, when it is first asked for; the examples come with it."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        return with_examples(plain())
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 async def _health() -> Health:

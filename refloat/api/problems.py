@@ -8,6 +8,7 @@ import secrets
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from refloat.api.door import Forbidden
@@ -38,6 +39,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RefloatError, refloat_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(OperationalError, _store_away)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -61,6 +63,13 @@ async def http_error(request: Request, error: Exception) -> JSONResponse:
     code = _HTTP_CODES.get(error.status_code, "http_error")
     message = f"{request.method} {request.url.path}: {error.detail}"
     return problem(error.status_code, code, message, "see /api/v1/openapi.json for what there is")
+
+
+async def _store_away(request: Request, error: Exception) -> JSONResponse:
+    """The database is gone, locked or full. What was asked may have been done, with only its answer lost."""
+    log.error("%s %s: the store does not answer", request.method, request.url.path, exc_info=error)
+    hint = "see the hub's log and its database; look what became of the request before asking again"
+    return problem(503, "store_unreachable", "the hub's store does not answer", hint)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

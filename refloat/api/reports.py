@@ -65,17 +65,22 @@ class _TooLargeError(Exception):
     """The body goes beyond the limit."""
 
 
-def create_report_app(take: Take) -> ASGIApp:
+def create_report_app(take: Take, clock: Callable[[], float] = time.monotonic) -> ASGIApp:
     """`take` keeps one report of a job and returns the number to acknowledge: callback.accept."""
-    # A guest sends again every few seconds; all of them, and whoever else, must not keep a core busy.
-    one, everybody = Pace(2, 20), Pace(50, 100)
+    # A guest sends again every few seconds; all of them, and whoever else, must not keep a core busy. A job
+    # has twice the pace of one address: somebody at another cannot use up alone what its guest needs.
+    address, of_job, everybody = Pace(2, 20, clock), Pace(4, 40, clock), Pace(50, 100, clock)
+
+    def slower(sender: str, job: str) -> bool:
+        """The pace of all comes last: what is refused before it takes nothing from the others."""
+        return not (address.allows(sender) and (not job or of_job.allows(job)) and everybody.allows(""))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         client = scope.get("client")
         found = _JOB.fullmatch(scope["path"])
-        if not one.allows(str(client[0]) if client else "") or not everybody.allows(""):
+        if slower(str(client[0]) if client else "", found.group(1) if found else ""):
             status, text = 429, "slower"
         elif found is None or scope["method"] != "POST":
             status, text = 404, "nothing here"

@@ -6,7 +6,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from refloat.model import Action, FacetState, JobState, Mode, Observer, Remediation, TargetState, Word
+from refloat.model import (
+    Action,
+    FacetState,
+    HealthState,
+    JobState,
+    Mode,
+    Observer,
+    Remediation,
+    TargetState,
+    Word,
+)
 
 
 class _Record(BaseModel):
@@ -53,6 +63,15 @@ class ReadinessOut(_Record):
     warnings: list[str]
 
 
+class ControllerOut(_Record):
+    """How the target's controller was when it was last asked: at the begin of its last sync."""
+
+    at: str = Field(description="ISO 8601, UTC")
+    state: HealthState
+    text: str
+    hint: str = Field(description="What to do about it; may be empty")
+
+
 class ReplicationOut(_Record):
     """Seconds throughout."""
 
@@ -73,6 +92,7 @@ class TargetOut(_Record):
     progress: dict[str, Any] | None = Field(description="Of the sync under way, in bytes")
     paused: bool
     readiness: ReadinessOut | None
+    health: ControllerOut | None
     replication: ReplicationOut | None = None
 
 

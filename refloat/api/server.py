@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 import secrets
@@ -35,6 +36,7 @@ def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> No
     """
     _configure_logging(config)
     listener = bind(*config.address)
+    warn_where_overheard(config.address[0])
     signals = _Signals()
     with listener:
         token = ensure_token(config.token_file)
@@ -82,6 +84,20 @@ def bind(host: str, port: int) -> socket.socket:
             hint="set `listen` to an address of this machine and a free port",
         ) from error
     return listener
+
+
+def warn_where_overheard(host: str) -> None:
+    """The hub speaks plain HTTP: beyond loopback, whoever is on the way reads passwords and tokens."""
+    try:
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        log.warning(
+            "listening on %s without TLS: passwords and tokens can be read on the way; "
+            "listen on 127.0.0.1, behind a proxy that speaks TLS",
+            host,
+        )
 
 
 def ensure_token(file: Path) -> str:

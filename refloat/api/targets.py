@@ -10,8 +10,9 @@ from refloat.access import Permission
 from refloat.api.common import PROBLEMS, Name, hub_of
 from refloat.api.door import FailsOver, Looks, ManagesEstate, Needs, Replicates
 from refloat.api.schemas import FailoverIn, JobOut, ReplicationOut, SyncIn, TargetOut, TargetsOut
+from refloat.api.schemas_plan import PlanOut, plan_out
 from refloat.clock import now
-from refloat.model import OperatorDecision, TargetState
+from refloat.model import HealthState, Mode, OperatorDecision, TargetState
 from refloat.store.store import TargetStatus
 
 router = APIRouter(prefix="/api/v1/targets", tags=["targets"], responses=PROBLEMS)
@@ -25,9 +26,10 @@ def list_targets(
     after: Annotated[str, Query(max_length=128, description="`next` of the page before")] = "",
     search: Annotated[str, Query(max_length=128, description="A part of the name")] = "",
     state: TargetState | None = None,
+    health: Annotated[HealthState | None, Query(description="Of the controller, when last asked")] = None,
 ) -> TargetsOut:
     hub = hub_of(request)
-    found = hub.targets(limit + 1, after=after, search=search, state=state)
+    found = hub.targets(limit + 1, after=after, search=search, state=state, health=health)
     targets = [_shown(request, target) for target in found[:limit]]
     return TargetsOut(targets=targets, next=targets[-1].name if len(found) > limit else "")
 
@@ -35,6 +37,13 @@ def list_targets(
 @router.get("/{name}", summary="One target")
 def show_target(request: Request, _: Looks, name: Name) -> TargetOut:
     return _shown(request, hub_of(request).target(name))
+
+
+@router.get("/{name}/plan", summary="What a failover would do, by the last look at the replica")
+def show_plan(request: Request, _: Looks, name: Name, mode: Mode = Mode.PLANNED) -> PlanOut:
+    """Nothing is asked of the platforms: it is worked out after each sync. 404 (`no_plan`) before the first,
+    409 (`network_unmapped`) where the estate file leads an adapter nowhere in this mode."""
+    return plan_out(name, hub_of(request).plan(name, mode))
 
 
 @router.post("/{name}/sync", status_code=202, summary="Start a sync; its progress is in the target")

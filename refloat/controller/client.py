@@ -27,6 +27,7 @@ from refloat.model import (
     DriverFile,
     Endpoint,
     GuestFacts,
+    Intended,
     NicModel,
     PlannedDisk,
 )
@@ -180,6 +181,11 @@ class ControllerClient:
         """Runs in the controller by itself; a second call for the same job attaches or gets the result."""
         content = _json({"request": encode(request), "facts": encode(facts)})
         return self._decoded(Adaptation, self.call(["adapt"], content, progress, _ADAPT))
+
+    def intend(self, request: AdaptRequest, facts: GuestFacts, progress: Progress | None = None) -> Intended:
+        """What `adapt` would change, worked out on views of the disks: nothing is written to them."""
+        content = _json({"request": encode(request), "facts": encode(facts)})
+        return self._decoded(Intended, self.call(["plan"], content, progress, _ADAPT))
 
     def forward(self, port: int) -> AbstractContextManager[str]:
         """A Unix socket here that leads to this port of the controller's loopback."""

@@ -20,7 +20,7 @@ from refloat.errors import Failed, RefloatError, Refused
 
 Progress = Callable[[dict[str, Any]], None]
 
-COMMANDS = ("health", "disks", "sync", "inspect", "drivers", "adapt", "session")
+COMMANDS = ("health", "disks", "sync", "inspect", "drivers", "plan", "adapt", "session")
 EXIT_ERROR = 1
 
 

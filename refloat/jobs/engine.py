@@ -60,13 +60,13 @@ def _describe(value: Any) -> Any:
 class Engine:
     """Runs jobs to their end across restarts of the process. One per process, one per data directory."""
 
-    def __init__(self, database: Path, run_of: Callable[[str], Run]) -> None:
+    def __init__(self, database: Path | sa.Engine, run_of: Callable[[str], Run]) -> None:
+        """`database` is an SQLite file, or connections to PostgreSQL (there in the schema `dbos`)."""
         global _run_of
         _run_of = run_of
-        _use_wal(database)
+        self._database = database if isinstance(database, sa.Engine) else None
         config: DBOSConfig = {
             "name": "refloat",
-            "system_database_url": f"sqlite:///{database}",
             "application_version": APPLICATION_VERSION,
             # Recovery takes only this executor's jobs; the hub's lock on its data makes it unique.
             "executor_id": "hub",
@@ -74,6 +74,13 @@ class Engine:
             "log_level": "WARNING",
             "notification_listener_polling_interval_sec": 1.0,
         }
+        if isinstance(database, Path):
+            _use_wal(database)
+            config["system_database_url"] = f"sqlite:///{database}"
+        else:
+            # DBOS keeps and prints addresses with their passwords; these connections bring their own.
+            config["system_database_url"] = database.url.render_as_string(hide_password=True)
+            config["system_database_engine"] = database
         DBOS(config=config)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="jobs", daemon=True)
@@ -102,6 +109,8 @@ class Engine:
         self._thread.join()
         self._loop.close()
         DBOS.destroy()
+        if self._database is not None:
+            self._database.dispose()
 
     def start(self, job_id: str) -> None:
         """Idempotent: a job that was started is not started again. One whose start raised an error may

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from sqlalchemy.exc import InterfaceError, OperationalError
+
 from refloat.errors import Failed, RefloatError
 from refloat.failover import COMMIT, OBSERVING, STEPS, Step, check_invariants
 from refloat.run import Run
@@ -68,6 +70,8 @@ def _try(act: Callable[[], None]) -> RefloatError | None:
         act()
     except RefloatError as error:
         return error
+    except (OperationalError, InterfaceError):
+        raise  # the store's trouble is not the step's: it is done again when the store answers
     except Exception as error:
         # A defect is not hidden: it is logged whole and shown, and handled as any failed step.
         log.exception("unexpected error")

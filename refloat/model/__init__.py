@@ -63,6 +63,7 @@ from refloat.model.job import (
     PlannedNic,
     Secrets,
 )
+from refloat.model.preview import Intended, IntendedChange, Preview
 from refloat.model.proof import (
     ENDED,
     Facet,
@@ -85,7 +86,9 @@ from refloat.model.proof import (
 )
 from refloat.model.provision import Provision, ProvisionStage, WantedController, WantedDisk
 from refloat.model.target import (
+    ControllerHealth,
     Endpoint,
+    HealthState,
     Readiness,
     ReplicaDisk,
     SyncPoint,
@@ -120,6 +123,7 @@ __all__ = [
     "Callback",
     "Change",
     "ChangeKind",
+    "ControllerHealth",
     "Decision",
     "DiskBus",
     "DriveLetter",
@@ -139,7 +143,10 @@ __all__ = [
     "GuestKernel",
     "GuestReport",
     "Hardware",
+    "HealthState",
     "Hibernation",
+    "Intended",
+    "IntendedChange",
     "JobState",
     "LinkKind",
     "LinkReport",
@@ -158,6 +165,7 @@ __all__ = [
     "PlannedDisk",
     "PlannedNic",
     "PowerState",
+    "Preview",
     "ProbeKind",
     "ProbeResult",
     "Proof",

@@ -40,6 +40,22 @@ class Readiness:
     warnings: tuple[str, ...] = ()
 
 
+class HealthState(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True)
+class ControllerHealth:
+    """How a target's controller was when it was last asked, in words; `hint` is what to do about it."""
+
+    at: str
+    state: HealthState
+    text: str
+    hint: str = ""
+
+
 @dataclass(frozen=True)
 class ReplicaDisk:
     """Which controller disk (by the serial that it shows) holds the replica of which source disk."""

@@ -25,6 +25,7 @@ from refloat.controller.exports import stop_exports
 from refloat.controller.paths import Paths
 from refloat.destinations.simulated import SimulatedDestination
 from refloat.errors import Failed, Unreachable
+from refloat.guest.intended import intended
 from refloat.model import (
     Adaptation,
     AdaptRequest,
@@ -35,6 +36,7 @@ from refloat.model import (
     FileState,
     GuestCaps,
     GuestFacts,
+    Intended,
     NicModel,
     PlannedDisk,
     PowerState,
@@ -44,7 +46,12 @@ from refloat.simulated.guest import FACTS_AT, PROGRAM_AT, RECORD, Program, recor
 
 _COMMANDS = {"health": health.run, "disks": disks.run, "sync": sync_command.run}
 # Below those that the kernel hands out by itself.
-_PORTS = range(10000 + os.getpid() % 100 * 8, 32000, 8)
+_EACH = 8
+_BLOCKS = 2750
+_FIRST = os.getpid() * 41 % _BLOCKS  # hubs that start together begin far apart
+_CHANGES = (
+    Change(1, "/refloat-simulated", ChangeKind.FILE, None, FileState(size=RECORD), "for its first boot"),
+)
 _NOWHERE = Endpoint("127.0.0.1", 22, "root", "/nonexistent", "ssh-ed25519 none")
 
 
@@ -101,8 +108,11 @@ class SimulatedController(ControllerClient):
         caps = GuestCaps(
             (request.disk_bus,), (request.nic_model,), facts.firmware, True, Remediation.SCHEDULED
         )
-        change = Change(1, "/refloat-simulated", ChangeKind.FILE, None, FileState(size=RECORD), "first boot")
-        return Adaptation(caps, (change,), facts)
+        return Adaptation(caps, _CHANGES, facts)
+
+    def intend(self, request: AdaptRequest, facts: GuestFacts, progress: Progress | None = None) -> Intended:
+        self._require_running()
+        return intended(_CHANGES)
 
     @contextmanager
     def forward(self, port: int) -> Iterator[str]:
@@ -158,15 +168,20 @@ def _own_ports(directory: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
             taken = {int(other.read_text()) for other in directory.parent.glob("*/port")}
-            free = (port for port in _PORTS if port not in taken and _are_free(port))
+            free = (port for port in _ports() if port not in taken and _are_free(port))
             file.write_text(str(next(free)))
     return int(file.read_text())
+
+
+def _ports() -> Iterator[int]:
+    """From 10000 to 31992: the first port of each block."""
+    return (10000 + (_FIRST + number) % _BLOCKS * _EACH for number in range(_BLOCKS))
 
 
 def _are_free(first: int) -> bool:
     with ExitStack() as stack:
         try:
-            for port in range(first, first + _PORTS.step):
+            for port in range(first, first + _EACH):
                 one = stack.enter_context(socket.socket())
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 one.bind(("127.0.0.1", port))

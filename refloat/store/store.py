@@ -20,7 +20,16 @@ from sqlalchemy.orm import Session
 from refloat.clock import now
 from refloat.codec import decode, encode
 from refloat.errors import Busy, NotFound, RefloatError, Refused
-from refloat.model import JobState, Mode, Readiness, SourceVM, SyncPoint, TargetState
+from refloat.model import (
+    ControllerHealth,
+    HealthState,
+    JobState,
+    Mode,
+    Readiness,
+    SourceVM,
+    SyncPoint,
+    TargetState,
+)
 from refloat.store.sound import require_sound
 from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, StartRow, TargetRow
 
@@ -42,6 +51,7 @@ class TargetStatus:
     sync_started: str = ""
     inventory: SourceVM | None = None
     readiness: Readiness | None = None
+    health: ControllerHealth | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,14 @@ class Store:
         upgrade(engine)
         return Store(engine)
 
+    @staticmethod
+    def on(engine: Engine) -> Store:
+        """The store in this PostgreSQL database (postgres.py), brought to the newest schema."""
+        from refloat.store.migrate import upgrade
+
+        upgrade(engine)
+        return Store(engine)
+
     @contextmanager
     def _session(self) -> Iterator[Session]:
         with Session(self.engine) as session, session.begin():
@@ -128,12 +146,18 @@ class Store:
             return _target(_known(session.get(TargetRow, name), "target", name))
 
     def targets(
-        self, names: Collection[str], limit: int | None = None, state: TargetState | None = None
+        self,
+        names: Collection[str],
+        limit: int | None = None,
+        state: TargetState | None = None,
+        health: HealthState | None = None,
     ) -> list[TargetStatus]:
-        """Those of these names that are in this state, by name."""
+        """Those of these names that are in this state, by name; and whose controller is."""
         wanted = select(TargetRow).where(TargetRow.name.in_(names)).order_by(TargetRow.name).limit(limit)
         if state is not None:
             wanted = wanted.where(TargetRow.state == state)
+        if health is not None:
+            wanted = wanted.where(TargetRow.health_state == health)
         with self._session() as session:
             return [_target(row) for row in session.scalars(wanted)]
 
@@ -165,6 +189,11 @@ class Store:
     def save_readiness(self, name: str, readiness: Readiness | None) -> None:
         with self._session() as session:
             _known(session.get(TargetRow, name), "target", name).readiness = encode(readiness)
+
+    def save_health(self, name: str, health: ControllerHealth) -> None:
+        with self._session() as session:
+            row = _known(session.get(TargetRow, name), "target", name)
+            row.health, row.health_state = encode(health), health.state
 
     def set_paused(self, name: str, paused: bool) -> None:
         """Whether syncs by schedule or by request are held back. A sync under way goes on to its end."""
@@ -439,6 +468,7 @@ def _target(row: TargetRow) -> TargetStatus:
         row.sync_started,
         decode(SourceVM, row.inventory) if row.inventory else None,
         decode(Readiness, row.readiness) if row.readiness else None,
+        decode(ControllerHealth, row.health) if row.health else None,
     )
 
 

@@ -25,6 +25,8 @@ class TargetRow(Base):
     sync_started: Mapped[str] = mapped_column(default="")  # of the last attempt, complete or not
     inventory: Mapped[dict[str, Any] | None]  # the protected VM's hardware at the last sync
     readiness: Mapped[dict[str, Any] | None]
+    health: Mapped[dict[str, Any] | None]  # of its controller, when it was last asked
+    health_state: Mapped[str] = mapped_column(default="")
 
 
 class JobRow(Base):

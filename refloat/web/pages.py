@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 import secrets
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
 from refloat.api.common import Name, hub_of
 from refloat.api.door import Audits, FailsOver, Looks
-from refloat.errors import NotFound
+from refloat.api.schemas_plan import plan_out
+from refloat.errors import NotFound, RefloatError
 from refloat.evidence import shown_record
-from refloat.model import JobState, Mode, TargetState
+from refloat.model import HealthState, JobState, Mode, TargetState
 from refloat.web import views
 from refloat.web.panels import panel_of
 from refloat.web.render import fragment, page, partial
+
+if TYPE_CHECKING:
+    from refloat.hub import Hub
 
 router = APIRouter()
 
@@ -32,17 +36,17 @@ Search = Annotated[str, Query(max_length=128)]
 
 @router.get("/")
 def estate(
-    request: Request, _: Looks, search: Search = "", state: State = "", after: Search = ""
+    request: Request, _: Looks, search: Search = "", state: State = "", health: State = "", after: Search = ""
 ) -> Response:
     hub = hub_of(request)
-    wanted = _member(TargetState, state)
-    found = hub.targets(_ROWS + 1, after=after, search=search, state=wanted)
+    wanted, asked = _member(TargetState, state), _member(HealthState, health)
+    found = hub.targets(_ROWS + 1, after=after, search=search, state=wanted, health=asked)
     rows = [views.target_row(target, hub.replication_of(target)) for target in found[:_ROWS]]
     more = rows[-1]["name"] if len(found) > _ROWS else ""
-    values = {"rows": rows, "more": more, "search": search, "state": state}
+    values = {"rows": rows, "more": more, "search": search, "state": state, "health": health}
     if partial(request):
         return fragment(request, "targets.html.j2", values)
-    whole = {"tiles": views.tiles(hub), "states": list(TargetState)}
+    whole = {"tiles": views.tiles(hub), "states": list(TargetState), "healths": list(HealthState)}
     return page(request, "estate.html.j2", {**whole, **values})
 
 
@@ -71,11 +75,21 @@ def plan(request: Request, _: FailsOver, name: Name, mode: Mode) -> Response:
         "target": views.target_row(status, hub.replication_of(status)),
         "status": status,
         "mode": mode,
+        **_ahead(hub, name, mode),
         "steps": views.plan_steps(mode),
         "policy": hub.estate.policy(hub.estate.target(name).policy),
         "key": secrets.token_hex(12),
     }
     return page(request, "plan.html.j2", values)
+
+
+def _ahead(hub: Hub, name: str, mode: Mode) -> dict[str, Any]:
+    """The plan as the API gives it, or the reason why there is none. A start may be asked for all the same:
+    an emergency does not wait for a page."""
+    try:
+        return {"plan": plan_out(name, hub.plan(name, mode)), "trouble": None}
+    except RefloatError as error:
+        return {"plan": None, "trouble": error}
 
 
 @router.get("/jobs")

@@ -15,6 +15,7 @@ from refloat import __version__
 from refloat.access import Permission
 from refloat.api.common import hub_of
 from refloat.api.door import COOKIE, principal_of
+from refloat.clock import now, seconds_between
 from refloat.evidence.render import diff_lines, mark, tone, value_lines, words
 from refloat.text import instant, safe, size, span
 
@@ -30,6 +31,7 @@ def _environment() -> Environment:
         finalize=_finished,
     )
     environment.filters.update(
+        ago=ago,
         diff=diff_lines,
         instant=instant,
         mark=mark,
@@ -41,6 +43,11 @@ def _environment() -> Environment:
     )
     environment.globals.update(version=__version__, Permission=Permission)
     return environment
+
+
+def ago(stamp: str) -> str:
+    """How long ago an instant was, for people."""
+    return f"{span(max(0.0, seconds_between(stamp, now())))} ago"
 
 
 def html(template: str, values: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from refloat.access import Permission
@@ -61,6 +61,7 @@ def target_row(status: TargetStatus, replication: Replication) -> dict[str, Any]
         "state": status.state,
         "holder": status.holder,
         "message": status.message,
+        "health": status.health,
         "readiness": word,
         "readiness_tone": tone,
         "age": replication.age,
@@ -266,6 +267,6 @@ def _screens(hub: Hub, job_id: str) -> list[dict[str, str]]:
         return []
     shown = []
     for file in sorted(folder.glob("*.png"))[-24:]:
-        taken = datetime.fromtimestamp(file.lstat().st_mtime).astimezone().isoformat(timespec="seconds")
+        taken = datetime.fromtimestamp(file.lstat().st_mtime, UTC).isoformat(timespec="seconds")
         shown.append({"file": file.name, "label": file.stem.partition("-")[2] or file.stem, "at": taken})
     return shown

@@ -26,6 +26,8 @@ def test_a_failover_from_login_to_rollback(page: Page, site: Site) -> None:
     expect(page.locator("body")).to_contain_text("What a failover would meet")
     page.click("text=Planned failover…")
     expect(page.locator("body")).to_contain_text("disks move from pvscsi to virtio-blk")
+    expect(page.locator("main")).to_contain_text("for its first boot")  # a change in the guest
+    expect(page.locator("main")).to_contain_text("production")
     page.screenshot(path=site.shots / "plan.png", full_page=True)
     job = start(page, site, "vm1", "planned")
     # Nothing is loaded again by hand from here on: the page follows the job by itself.
@@ -63,6 +65,53 @@ def test_changes_and_evidence_are_there(page: Page, site: Site) -> None:
     expect(page.locator(".facts .badge", has_text="rolled back")).to_be_visible(timeout=60_000)
 
 
+def test_a_failover_by_the_keyboard_alone(page: Page, site: Site) -> None:
+    """From the login to the decision, without a mouse: each control is reached by Tab, and is seen to be."""
+    page.goto(f"{site.url}/login")
+    page.keyboard.type("anna")  # the first field has the focus
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:has-text('Estate')")
+    tab_to(page, "a", "vm3")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:has-text('vm3')")
+    tab_to(page, "a", "Planned failover…")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:has-text('Planned failover of vm3')")
+    tab_to(page, "input", "")
+    page.keyboard.press("Space")
+    tab_to(page, "button", "Start")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs/vm3-*")
+    expect(page.locator(".verdict .badge")).to_be_visible(timeout=60_000)
+    tab_to(page, "summary", "Roll back")
+    page.keyboard.press("Enter")
+    expect(page.locator(".rollback [name=confirmed]")).to_be_visible()
+    tab_to(page, "button", "")  # the first picture
+    page.keyboard.press("Enter")
+    expect(page.locator(".enlarged:popover-open img")).to_be_visible()
+    page.screenshot(path=site.shots / "enlarged.png")
+    page.keyboard.press("Escape")
+    expect(page.locator(".enlarged:popover-open")).to_have_count(0)
+    job = page.url.rpartition("/")[2]
+    site.call("POST", f"/jobs/{job}/rollback", discard_writes=True)
+    expect(page.locator(".facts .badge", has_text="rolled back")).to_be_visible(timeout=60_000)
+
+
+FOCUSED = "[document.activeElement.localName, document.activeElement.textContent.trim()]"
+SEEN = "getComputedStyle(document.activeElement).outlineStyle"
+
+
+def tab_to(page: Page, kind: str, text: str) -> None:
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate(FOCUSED) == [kind, text]:
+            assert page.evaluate(SEEN) == "solid", f"{kind} {text} does not show that it has the focus"
+            return
+    raise AssertionError(f"Tab does not lead to {kind} {text}")
+
+
 def test_a_refusal_comes_up_where_one_looks(page: Page, site: Site) -> None:
     """vm4 has never been synced: the hub refuses, the page says why and what to do."""
     log_in(page, site)
@@ -81,6 +130,13 @@ def test_the_list_filters_as_one_types(page: Page, site: Site) -> None:
     assert "search=vm3" in page.url
     page.reload()
     expect(page.locator("#rows tr")).to_have_count(1)
+    page.fill("[name=search]", "")
+    expect(page.locator("#rows tr")).to_have_count(4)
+    page.screenshot(path=site.shots / "estate.png")
+    page.select_option("[name=health]", "ok")  # vm4's controller was never asked
+    expect(page.locator("#rows tr")).to_have_count(3)
+    expect(page.locator("#rows")).to_contain_text("✓answers")
+    page.select_option("[name=health]", "")
     page.fill("[name=search]", "<b>")
     expect(page.locator("#rows")).to_contain_text("No target fits")
 

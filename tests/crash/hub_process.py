@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from sqlalchemy.exc import OperationalError
 
 from refloat.config import Config
 from refloat.errors import Refused
 from refloat.estate import Estate
 from refloat.hub import Hub
+from refloat.jobs import engine
 from refloat.model import JobState, Mode, TargetState
 from refloat.simulated.world import Protected, World, estate
 from refloat.syncs import SYNC_HOLDER
@@ -23,11 +27,19 @@ ONE = Protected(1)
 POLICY = {"report_deadline": 30}
 
 
+def config(directory: Path) -> Config:
+    """With the store of the settings' environment, if there is one."""
+    password = os.environ.get("REFLOAT_STORE_PASSWORD_FILE")
+    return Config(
+        data_dir=directory / "hub",
+        store=os.environ.get("REFLOAT_STORE", ""),
+        store_password_file=Path(password) if password else None,
+    )
+
+
 def open_hub(directory: Path) -> Hub:
     world = World(directory / "world")
-    hub = Hub(
-        Config(data_dir=directory / "hub"), Estate.model_validate(estate(world.directory, [ONE], POLICY))
-    )
+    hub = Hub(config(directory), Estate.model_validate(estate(world.directory, [ONE], POLICY)))
     hub.open()
     return hub
 
@@ -40,7 +52,15 @@ def fail_over(hub: Hub, mode: Mode) -> None:
             until(lambda: hub.target(ONE.name).state is TargetState.READY, "a sync")
         hub.start_failover(ONE.name, mode)
     job = hub.jobs()[0].id
-    until(lambda: hub.job(job).state in SETTLED, "the job is at rest")
+    until(lambda: answered(lambda: hub.job(job).state in SETTLED), "the job is at rest")
+
+
+def answered(ask: Callable[[], bool]) -> bool:
+    """False while the store does not answer."""
+    try:
+        return ask()
+    except OperationalError:
+        return False
 
 
 def decide(hub: Hub, what: str) -> None:
@@ -49,9 +69,10 @@ def decide(hub: Hub, what: str) -> None:
         if what == "commit":
             hub.commit(job.id, "tester")
         else:
-            hub.rollback(job.id, "tester", discard_writes=True)
+            with suppress(OperationalError):  # of waiting until it is heard, in a server that was killed
+                hub.rollback(job.id, "tester", discard_writes=True)
     ended = (JobState.COMMITTED, JobState.ROLLED_BACK, JobState.BLOCKED)
-    until(lambda: hub.job(job.id).state in ended, f"{what} ends")
+    until(lambda: answered(lambda: hub.job(job.id).state in ended), f"{what} ends")
 
 
 def attempt(hub: Hub, what: str) -> None:
@@ -76,6 +97,7 @@ def attempt(hub: Hub, what: str) -> None:
 
 
 def main(directory: Path, what: str) -> None:
+    engine.ASK_AGAIN = 1.0
     hub = open_hub(directory)
     if what.startswith("try "):
         attempt(hub, what.removeprefix("try "))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from refloat.command import run
 from refloat.config import load_config
 from refloat.controller.client import ControllerClient, Progress
+from refloat.controller.records import Export
 from refloat.controller.ssh import SshLink
 from refloat.destinations.base import Destination
 from refloat.destinations.libvirt import LibvirtDestination
@@ -27,6 +29,7 @@ from refloat.lab.layout import CONTROLLER_ADDRESS, Lab
 from refloat.model import (
     Adaptation,
     AdaptRequest,
+    AttachedDisk,
     GuestFacts,
     JobState,
     Mode,
@@ -53,17 +56,21 @@ sync
 """
 
 
-WHEN = ("in_adapt", "before_stop", "before_start", "after_start")
+WHEN = ("in_sync", "in_adapt", "before_stop", "in_reorder", "before_start", "in_start", "after_start")
 
 
 @dataclass
 class Hooks:
-    """What happens, once each: in the middle of the adaptation, before the controller is stopped, before
-    the recovered VM runs, and once it does."""
+    """What happens, once each: when a sync has its readers, in the middle of the adaptation, before the
+    controller is stopped, before its disks change places, before the recovered VM runs, while it is being
+    started (in a thread beside), and once it runs."""
 
+    in_sync: Hook | None = None
     in_adapt: Hook | None = None
     before_stop: Hook | None = None
+    in_reorder: Hook | None = None
     before_start: Hook | None = None
+    in_start: Hook | None = None
     after_start: Hook | None = None
     done: list[str] = field(default_factory=list)
 
@@ -72,6 +79,16 @@ class Hooks:
         if hook is not None and name not in self.done:
             self.done.append(name)
             hook()
+
+    @contextlib.contextmanager
+    def beside(self, name: str) -> Iterator[None]:
+        """The hook in a thread, which ends before this does."""
+        thread = threading.Thread(target=self.fire, args=(name,))
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
 
 
 class Meddled(LibvirtDestination):
@@ -82,13 +99,20 @@ class Meddled(LibvirtDestination):
             self.hooks.fire("before_stop")
         super().stop(vm, graceful)
 
+    def set_disks(self, vm: str, disks: Sequence[AttachedDisk]) -> None:
+        if disks[0].serial == SYSTEM_SERIAL:
+            self.hooks.fire("in_reorder")
+        super().set_disks(vm, disks)
+
     def start(self, vm: str) -> None:
-        recovered = self._is_recovered(vm)
-        if recovered and self.power_state(vm) is PowerState.OFF:
+        if not self._is_recovered(vm):
+            super().start(vm)
+            return
+        if self.power_state(vm) is PowerState.OFF:
             self.hooks.fire("before_start")
-        super().start(vm)
-        if recovered:
-            self.hooks.fire("after_start")
+        with self.hooks.beside("in_start"):
+            super().start(vm)
+        self.hooks.fire("after_start")
 
     def _is_recovered(self, vm: str) -> bool:
         return self.hardware(vm).disks[0].serial == SYSTEM_SERIAL
@@ -96,6 +120,10 @@ class Meddled(LibvirtDestination):
 
 class MeddledController(ControllerClient):
     hooks: Hooks
+
+    def sync_open(self, point: str, direct: bool, sizes: Mapping[str, int]) -> tuple[Export, ...]:
+        self.hooks.fire("in_sync")
+        return super().sync_open(point, direct, sizes)
 
     def adapt(self, request: AdaptRequest, facts: GuestFacts, progress: Progress | None = None) -> Adaptation:
         def passed(data: dict[str, Any]) -> None:
@@ -181,6 +209,10 @@ class RealSite:
 
     # ------------------------------------------------------------ jobs
 
+    def sync(self) -> None:
+        self.hub.start_sync(TARGET)
+        self.until(lambda: not self.hub.target(TARGET).holder, "the end of the sync")
+
     def start(self, mode: Mode) -> str:
         return self.hub.start_failover(TARGET, mode).id
 
@@ -237,16 +269,3 @@ class RealSite:
     def in_replica(self, script: str) -> None:
         """A shell script in the root directory of the adapted guest, before it ever ran."""
         self.in_controller(_IN_REPLICA.format(serial=SYSTEM_SERIAL, script=script))
-
-
-def processes(vm: str) -> list[str]:
-    """Of QEMU, by what libvirt calls the guest on its command line."""
-    found = []
-    for one in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = one.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.startswith(b"guest=%b," % vm.encode()) for word in words):
-            found.append(one.parent.name)
-    return found

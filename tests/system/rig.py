@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -128,11 +126,6 @@ class Rig:
             hashes[file.name.replace("source", "replica").replace("qcow2", "raw")] = sha256(raw)
             raw.unlink()
         return hashes
-
-    def kill_vm(self, vm: str) -> None:
-        """Kill -9 of the VM's QEMU."""
-        pid = int(Path(f"/run/libvirt/qemu/{vm}.pid").read_text())
-        os.kill(pid, signal.SIGKILL)
 
 
 def sha256(file: Path) -> str:

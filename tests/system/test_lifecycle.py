@@ -17,6 +17,7 @@ import pytest
 from refloat.lab.estate import TARGET
 from refloat.lab.layout import SOURCE_ADDRESS, SOURCE_SUBNET
 from refloat.model import PowerState
+from tests.system.libvirtd import kill_vm
 from tests.system.listener import Listener, listening
 from tests.system.rig import WITHIN, Rig
 
@@ -112,8 +113,10 @@ def test_a_test_failover_runs_beside_its_source_and_nothing_escapes(rig: Rig) ->
     rig.wait_for_guest(source)
     boot, before, point = rig.in_guest(source, BOOT_ID), rig.replica_hashes(), rig.target()["sync_point"]
 
+    ahead = rig.get(f"/targets/{TARGET}/plan?mode=test")
     job = rig.start_failover("test")
     facts = watch(rig, job, "test_active", lambda: source_answers(rig))
+    foreseen(rig, job, ahead)
     # The gateway is no condition in a test, and nothing else is missing on this network.
     assert facts["verdict"]["word"] == "succeeded", facts["verdict"]
     assert [nic.network for nic in rig.destination.hardware(test_vm).nics] == ["bubble"]
@@ -123,6 +126,16 @@ def test_a_test_failover_runs_beside_its_source_and_nothing_escapes(rig: Rig) ->
 
     ends_by_rollback_alone(rig, job, before, point)
     assert rig.in_guest(source, BOOT_ID) == boot, "the source ran on"
+
+
+def foreseen(rig: Rig, job: str, ahead: dict[str, Any]) -> None:
+    """What was said after the sync is what was done: the same changes in their order, the same adapters."""
+    records = rig.get(f"/jobs/{job}/evidence")
+    done = [(one["path"], one["kind"], one["reason"]) for one in records["adaptation"]["changes"]]
+    said = [(one["path"], one["kind"], one["reason"]) for one in ahead["in_guest"]["changes"]]
+    assert said == done and len(said) > 10, ahead["in_guest"]
+    assert [one["network"] for one in ahead["adapters"]] == ["bubble"]
+    assert [one["mac"] for one in ahead["adapters"]] == [one["mac"] for one in records["plan"]["nics"]]
 
 
 def ends_by_rollback_alone(rig: Rig, job: str, before: dict[str, str], point: dict[str, Any]) -> None:
@@ -212,7 +225,7 @@ def test_an_emergency_after_the_source_was_destroyed(rig: Rig) -> None:
     point = rig.sync()["sync_point"]
     rig.in_guest(source, "echo lost >/root/after-the-last-sync; sync")
     before = rig.replica_hashes()
-    rig.kill_vm(source)
+    kill_vm(source)
     until(lambda: rig.source.power_state(source) is PowerState.OFF, "libvirt misses the source's QEMU")
 
     job = rig.start_failover("emergency")

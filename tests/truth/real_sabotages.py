@@ -6,18 +6,18 @@ replica; so it does what a defect of the adaptation, a damaged disk or a careles
 
 from __future__ import annotations
 
-import os
-import signal
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import libvirt
 
 from refloat.destinations.libvirt import LibvirtDestination
 from refloat.lab.layout import SOURCE_ADDRESS, Lab
 from refloat.model import AttachedDisk, AttachedNic, DiskBus, Mode, Word
+from tests.system.libvirtd import kill_vm
 
+F, P = Word.FAILED, Word.PARTIAL
 HALF = "never said that its boot ended"
 NO_PROBE = f"{SOURCE_ADDRESS}:22 did not answer"
 OTHER_MAC = "52:54:00:de:ad:01"
@@ -59,7 +59,7 @@ class Sabotage:
 
     name: str
     cause: str
-    word: Word = Word.FAILED
+    word: Word = F
     guest: str = ""
     at_start: Meddle | None = None
     running: Meddle | None = None
@@ -71,6 +71,13 @@ class Sabotage:
 
 # ---------------------------------------------------------------- in the guest
 
+
+def kernel_line(words: str) -> str:
+    """A sed command for every kernel line of grub.cfg."""
+    return f"sed -i '/^[[:space:]]*linux[[:space:]]/{words}' boot/grub/grub.cfg\n"
+
+
+LINES_CHANGED = "test $(grep -c '^[[:space:]]*linux.*{}' boot/grub/grub.cfg) -ge 2\n"
 
 NO_VIRTIO = """
 python3 -I -S - boot/initrd.img-* <<'END'
@@ -85,7 +92,15 @@ END
 HALF_AN_INITRD = """
 for initrd in boot/initrd.img-*; do truncate -s $(($(stat -c %s "$initrd") / 2)) "$initrd"; done
 """
+PANICS = kernel_line("s#$# init=/bin/false#") + LINES_CHANGED.format("init=/bin/false")
+EMERGENCY = kernel_line("s#$# systemd.unit=emergency.target systemd.mask=refloat-report.service#") + (
+    LINES_CHANGED.format("emergency.target")
+)
 FSTAB_HANGS = "echo 'UUID=00000000-0000-4000-8000-00000000dead /srv/gone ext4 defaults 0 2' >>etc/fstab\n"
+MASKED = """
+test -f etc/systemd/system/refloat-report.service
+ln -sf /dev/null etc/systemd/system/refloat-report.service
+"""
 
 
 def in_script(old: str, new: str, file: str = "firstboot.sh") -> str:
@@ -96,6 +111,11 @@ def in_script(old: str, new: str, file: str = "firstboot.sh") -> str:
 
 KILLED = in_script("    wait_for_gateway", "    kill -9 $$")
 OTHER_NONCE = "sed -i \"s/^NONCE=.*/NONCE='of-another-boot'/\" etc/refloat/secrets\n"
+OTHER_JOB = "sed -i \"s/^JOB=.*/JOB='lab-web-000000'/\" etc/refloat/firstboot.conf\n"
+OTHER_GATEWAY = """
+grep -q 'gateway 10.20.30.2$' etc/refloat/network/0
+sed -i 's/gateway 10.20.30.2$/gateway 10.20.30.99/' etc/refloat/network/0
+"""
 # The guest has another address, and its report is made to say that it has the planned one.
 LIES = """
 grep -q 'address 10.20.30.40/24' etc/refloat/network/0
@@ -106,6 +126,10 @@ grep -q -F '30[.]77' etc/refloat/facts.sh
 
 
 # ---------------------------------------------------------------- at the platform
+
+
+def data_disk_left_out(place: Place) -> None:
+    place.destination.set_disks(place.vm, place.destination.hardware(place.vm).disks[:1])
 
 
 def controllers_disk_first(place: Place) -> None:
@@ -119,12 +143,41 @@ def another_mac(place: Place) -> None:
     place.destination.set_nics(place.vm, [AttachedNic(OTHER_MAC, nic.network, nic.model) for nic in nics])
 
 
+def no_adapter(place: Place) -> None:
+    place.destination.set_nics(place.vm, [])
+
+
+def redefined(change: Callable[[ET.Element], None]) -> Meddle:
+    """By the platform's own means: what Refloat's definition cannot say."""
+
+    def act(place: Place) -> None:
+        root = ET.fromstring(place.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        change(root)
+        place.connection.defineXML(ET.tostring(root, encoding="unicode"))
+
+    return act
+
+
+def years_ago(root: ET.Element) -> None:
+    clock = root.find("clock")
+    assert clock is not None
+    clock.attrib.clear()
+    clock.attrib.update(offset="variable", adjustment="-300000000", basis="utc")
+
+
+def no_channel(root: ET.Element) -> None:
+    devices = root.find("devices")
+    assert devices is not None
+    for channel in devices.findall("channel"):
+        devices.remove(channel)
+
+
 def suspend(place: Place) -> None:
     place.domain.suspend()
 
 
 def kill_qemu(place: Place) -> None:
-    os.kill(int(Path(f"/run/libvirt/qemu/{place.vm}.pid").read_text()), signal.SIGKILL)
+    kill_vm(place.vm)
 
 
 # ---------------------------------------------------------------- the table
@@ -135,16 +188,31 @@ ROWS = (
     # It does not come up.
     Sabotage("virtio-module-missing", SILENT, guest=NO_VIRTIO, probed=False),
     Sabotage("initrd-truncated", "a kernel panic", guest=HALF_AN_INITRD, probed=False),
+    Sabotage("kernel-panic", "a kernel panic", guest=PANICS, probed=False),
+    Sabotage("emergency-shell", "the emergency or rescue shell", guest=EMERGENCY, probed=False),
     Sabotage("controller-disk-boots", SILENT, at_start=controllers_disk_first, probed=False),
     Sabotage("vm-paused-by-its-host", "is paused", running=suspend, probed=False, quick=True),
     Sabotage("vm-killed", "is off", running=kill_qemu, probed=False),
     # It comes up half. (The last that a killed script said is from before its network was up.)
     Sabotage("fstab-entry-hangs", "/srv/gone is not mounted", guest=FSTAB_HANGS, deadline=LONG),
+    Sabotage("disk-left-out", "/srv/data is not mounted", at_start=data_disk_left_out, deadline=LONG),
     Sabotage("script-killed-half-way", HALF, guest=KILLED, deadline=BOOTED),
     # It comes up, and nobody hears of it: that its network answers is no word of the guest. What has another
     # boot's words is another boot.
+    Sabotage("first-boot-unit-masked", SILENT, P, guest=MASKED, deadline=BOOTED),
+    Sabotage("no-channel", SILENT, P, at_start=redefined(no_channel), deadline=BOOTED),
     Sabotage("nonce-of-another-boot", "wrong nonce", guest=OTHER_NONCE, deadline=BOOTED),
+    Sabotage("report-of-another-job", "from another job", guest=OTHER_JOB, deadline=BOOTED),
     # Its network.
     Sabotage("another-mac", "no adapter has the planned MAC", at_start=another_mac, deadline=LONG),
+    Sabotage("adapter-left-out", "no adapter has the planned MAC", at_start=no_adapter, deadline=LONG),
     Sabotage("address-absent-and-report-lies", NO_PROBE, guest=LIES, deadline=LONG, quick=True),
+    Sabotage(
+        "gateway-unreachable",
+        "gateway 10.20.30.99 does not answer",
+        guest=OTHER_GATEWAY,
+        mode=Mode.PLANNED,
+        deadline=LONG,
+    ),
+    Sabotage("clock-far-off", "its clock is at least", P, at_start=redefined(years_ago), deadline=LONG),
 )

@@ -39,3 +39,39 @@ def test_drivers_are_a_path_or_nothing(tmp_path: Path) -> None:
     assert load_config(file, {}).drivers == Path("/srv/virtio-win.iso")
     file.write_text("data_dir: /a\n")
     assert load_config(file, {}).drivers is None
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "postgresql://refloat@db.example/refloat",
+        "postgresql://refloat@db.example:5433/refloat?sslmode=verify-full",
+        "postgresql://refloat@/refloat?host=/run/postgresql",
+    ],
+)
+def test_a_store_in_postgresql(store: str) -> None:
+    config = load_config(None, {"REFLOAT_STORE": store, "REFLOAT_STORE_PASSWORD_FILE": "/etc/refloat/pw"})
+    assert (config.store, config.store_password_file) == (store, Path("/etc/refloat/pw"))
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "postgresql://refloat:hunter2@db.example/refloat",
+        "postgresql://refloat@db.example/refloat?password=hunter2",
+        "postgresql://refloat@/refloat",
+        "postgresql://db.example/",
+        "mysql://db.example/refloat",
+        "postgresql://[/refloat",
+        "/var/lib/refloat",
+    ],
+)
+def test_a_store_with_a_password_in_it_or_of_no_use_is_refused(store: str) -> None:
+    with pytest.raises(Refused, match="store") as caught:
+        load_config(None, {"REFLOAT_STORE": store})
+    assert caught.value.code == "bad_config" and "hunter2" not in str(caught.value.to_dict())
+
+
+def test_a_password_without_a_store_is_refused() -> None:
+    with pytest.raises(Refused, match="store_password_file"):
+        load_config(None, {"REFLOAT_STORE_PASSWORD_FILE": "/etc/refloat/pw"})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from refloat import doctor
+from refloat import doctor, health
 from refloat.config import Config
 from refloat.doctor import State, examine
 from refloat.errors import Unreachable
@@ -99,7 +99,7 @@ def test_no_room(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_clock_that_is_off(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CLOCKS_APART", -1.0)
+    monkeypatch.setattr(health, "CLOCKS_APART", -1.0)
     assert findings(config)["vm1: controller"] is State.WARNING
 
 

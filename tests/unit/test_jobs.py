@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from refloat.errors import Failed, RefloatError, Refused
 from refloat.evidence.collect import bundle
@@ -529,6 +530,28 @@ def test_an_abort_beside_a_failure_rolls_back_where_the_policy_would_hold(
     reach(world, job, JobState.ROLLED_BACK)
     error = world.store.job(job).error
     assert error is not None and error["message"] == "set_nics went wrong"
+
+
+def test_a_store_that_does_not_answer_a_step_is_no_failure_of_it(
+    world: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is rolled back for it: the step is done again when the store answers."""
+    monkeypatch.setattr(engine_module, "ASK_AGAIN", 0.05)
+    asked: list[str] = []
+    step = steps.BY_NAME["snapshot-disks"]
+
+    def do(run: Run) -> None:
+        asked.append(run.job)
+        if len(asked) < 3:
+            raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
+        step.do(run)
+
+    monkeypatch.setitem(steps.BY_NAME, step.name, replace(step, do=do))
+    job = started(world, engine)
+    assert reach(world, job, JobState.AWAITING_COMMIT, JobState.ROLLED_BACK) is JobState.AWAITING_COMMIT
+    assert len(asked) == 3
+    (done,) = [one for one in world.store.steps(job) if one.step == step.name]
+    assert (done.attempts, done.error) == (3, None)
 
 
 def test_jobs_go_on_after_the_engine_was_stopped_in_the_middle(world: World, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ LAYERS = (
         "prepare",
         "fence",
         "readiness",
+        "preview",
+        "health",
         "adapt",
         "callback",
         "promote",

@@ -5,27 +5,67 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    create_engine,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.engine import Engine
 
 from refloat.errors import Busy, Failed, NotFound, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
-from refloat.store.migrate import upgrade
+from refloat.store.migrate import scripts, upgrade
+from refloat.store.postgres import Server
 from refloat.store.sound import require_sound
 from refloat.store.store import Store
 from refloat.store.tables import Base
+from tests.postgres import Cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Server | None:
+    """A database of a real PostgreSQL server; None: a file."""
+    if request.param == "sqlite":
+        return None
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return cluster.server(cluster.database())
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(tmp_path / "refloat.sqlite")
+def reopen(tmp_path: Path, server: Server | None) -> Callable[[], Store]:
+    """Opens the same store each time."""
+    if server is None:
+        return lambda: Store.open(tmp_path / "refloat.sqlite")
+    return lambda: Store.on(server.store_engine())
+
+
+@pytest.fixture
+def empty(tmp_path: Path, server: Server | None) -> Iterator[Engine]:
+    """Where `reopen` finds its store."""
+    file = tmp_path / "refloat.sqlite"
+    engine = server.store_engine() if server else create_engine(f"sqlite:///{file}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(reopen: Callable[[], Store]) -> Iterator[Store]:
+    opened = reopen()
     opened.ensure_target("web")
     yield opened
     opened.engine.dispose()
@@ -36,9 +76,9 @@ def test_migrations_make_exactly_the_tables(store: Store) -> None:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_opening_again_keeps_everything(store: Store, tmp_path: Path) -> None:
+def test_opening_again_keeps_everything(store: Store, reopen: Callable[[], Store]) -> None:
     store.create_job("web", Mode.PLANNED)
-    again = Store.open(tmp_path / "refloat.sqlite")
+    again = reopen()
     assert len(again.jobs()) == 1
     again.engine.dispose()
 
@@ -80,7 +120,9 @@ def test_a_mark_is_written_once_and_a_finished_step_is_not_done_again(store: Sto
     assert [(step.phase, step.attempts) for step in store.steps(job)] == [("do", 2), ("undo", 1)]
 
 
-def test_a_failed_step_may_be_tried_again_and_every_attempt_is_kept(store: Store, tmp_path: Path) -> None:
+def test_a_failed_step_may_be_tried_again_and_every_attempt_is_kept(
+    store: Store, reopen: Callable[[], Store]
+) -> None:
     job = store.create_job("web", Mode.PLANNED).id
     store.mark(job, "preflight", "do")
     store.mark(job, "snapshot-disks", "undo")
@@ -91,7 +133,7 @@ def test_a_failed_step_may_be_tried_again_and_every_attempt_is_kept(store: Store
     assert store.mark(job, "snapshot-disks", "undo")
     store.finish(job, "snapshot-disks", "undo")
     store.finish(job, "preflight", "do")
-    again = Store.open(tmp_path / "refloat.sqlite")
+    again = reopen()
     preflight, undone = again.steps(job)
     again.engine.dispose()
     assert (preflight.step, preflight.attempts, len(preflight.history)) == ("preflight", 1, 1)
@@ -146,9 +188,9 @@ def test_no_state_is_entered_over_an_abort(store: Store) -> None:
     assert not store.request_abort(job, (JobState.RUNNING,)) and not store.request_abort("x")
 
 
-def test_an_abort_and_a_mark_never_miss_each_other(store: Store, tmp_path: Path) -> None:
+def test_an_abort_and_a_mark_never_miss_each_other(store: Store, reopen: Callable[[], Store]) -> None:
     """Whoever is first: an abort that did not know of the mark is seen by a look after the mark."""
-    second = Store.open(tmp_path / "refloat.sqlite")
+    second = reopen()
     for number in range(20):
         job = store.create_job("web", Mode.PLANNED).id
         start = threading.Barrier(2)
@@ -173,13 +215,18 @@ def test_an_abort_and_a_mark_never_miss_each_other(store: Store, tmp_path: Path)
 # ---------------------------------------------------------------- migrations
 
 
-def first_release(file: Path) -> Engine:
+def first_release(engine: Engine) -> None:
     """A store of the first schema: a failed job whose undo was tried again, and one without any event."""
-    engine = create_engine(f"sqlite:///{file}")
     upgrade(engine, "0001")
     error = '{"kind": "failed", "code": "sabotage", "message": "the pool is away", "hint": "start it"}'
     with engine.begin() as connection:
-        insert = connection.exec_driver_sql
+
+        def insert(statement: str, row: Sequence[Any] = ()) -> None:
+            named = {f"p{number}": value for number, value in enumerate(row)}
+            for name in named:
+                statement = statement.replace("?", f":{name}", 1)
+            connection.execute(text(statement), named)
+
         insert("INSERT INTO targets VALUES ('web', 'failover', 'web-1', '', NULL, NULL)")
         for job in ("web-1", "web-0"):
             row = (job, "web", "planned", "blocked", "t0", "", False, error)
@@ -206,12 +253,13 @@ def first_release(file: Path) -> Engine:
             ("t8", "step_done", f'{{{place}, "error": null}}'),
         ):
             insert("INSERT INTO events (job, at, kind, data) VALUES ('web-1', ?, ?, ?)", (at, kind, data))
-    return engine
 
 
-def test_a_store_of_the_first_release_is_upgraded_with_its_attempts(tmp_path: Path) -> None:
-    first_release(tmp_path / "refloat.sqlite").dispose()
-    store = Store.open(tmp_path / "refloat.sqlite")
+def test_a_store_of_the_first_release_is_upgraded_with_its_attempts(
+    empty: Engine, reopen: Callable[[], Store]
+) -> None:
+    first_release(empty)
+    store = reopen()
     done = {(step.step, step.phase): step for step in store.steps("web-1")}
     assert list(done) == [("preflight", "do"), ("snapshot-disks", "do"), ("snapshot-disks", "undo")]
     history = done["snapshot-disks", "do"].history
@@ -233,6 +281,71 @@ def test_a_store_of_the_first_release_is_upgraded_with_its_attempts(tmp_path: Pa
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     store.engine.dispose()
+
+
+REVISIONS = tuple(reversed([one.revision for one in scripts().walk_revisions()]))
+
+
+def test_the_revisions_form_one_line_from_the_first_release_on() -> None:
+    assert REVISIONS[0] == "0001" and len(REVISIONS) >= 5 and len(scripts().get_heads()) == 1
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_store_of_every_revision_is_upgraded_and_loses_nothing(
+    empty: Engine, reopen: Callable[[], Store], revision: str
+) -> None:
+    """Each has what its tables take: a row in each, a value in each column."""
+    first_release(empty)
+    upgrade(empty, revision)
+    put = fill(empty)
+    store = reopen()
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        kept = reflected(store.engine)
+        for table, row in put.items():
+            if table not in kept.tables:
+                assert table == "job_steps", "a revision that drops a table says where its content went"
+                continue
+            columns = kept.tables[table].c
+            found = [dict(one) for one in connection.execute(select(kept.tables[table])).mappings()]
+            assert row in [{name: one[name] for name in row} for one in found], table
+            assert set(row) <= set(columns.keys())
+    assert {job.id for job in store.jobs()} >= {"web-1", "web-0"} and len(store.steps("web-1")) == 3
+    store.engine.dispose()
+
+
+def reflected(engine: Engine) -> MetaData:
+    known = MetaData()
+    known.reflect(engine)
+    return known
+
+
+def fill(engine: Engine) -> dict[str, dict[str, Any]]:
+    """One more row in each table; by table, what was put."""
+    put: dict[str, dict[str, Any]] = {}
+    with engine.begin() as connection:
+        for table in reflected(engine).sorted_tables:
+            if table.name == "alembic_version":
+                continue
+            row = {column.name: value(column) for column in table.columns}
+            connection.execute(table.insert().values(row))
+            put[table.name] = row
+    return put
+
+
+def value(column: Column[Any]) -> Any:
+    """Like what the hub writes there; what points elsewhere points to the row that `fill` put there."""
+    match column.type:
+        case JSON():
+            return {"a": [1, "\u00e4"]}
+        case Boolean():
+            return True
+        case Integer():
+            return 4711
+        case LargeBinary():
+            return b"line"
+    states = {"jobs.state": "blocked", "jobs.mode": "test", "targets.state": "ready"}
+    return states.get(f"{column.table.name}.{column.name}", "mail")
 
 
 @pytest.mark.parametrize("damage", ["no database", "a page", "the header"])
@@ -281,7 +394,9 @@ def test_an_upgrade_that_dies_in_the_middle_has_changed_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "refloat.sqlite"
-    first_release(file).dispose()
+    engine = create_engine(f"sqlite:///{file}")
+    first_release(engine)
+    engine.dispose()
 
     def die(*_: object) -> None:
         raise SystemExit

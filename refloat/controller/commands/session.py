@@ -22,6 +22,7 @@ _HEAVY = (
     "refloat.controller.commands.sync",
     "refloat.controller.commands.inspect",
     "refloat.controller.commands.adapt",
+    "refloat.controller.commands.plan",
     "refloat.guest.cow",
     "refloat.guest.inspect",
     "refloat.guest.adapt",

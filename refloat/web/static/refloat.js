@@ -10,7 +10,8 @@
     const show = () => {
       if (pending === null) return;
       const form = job.querySelector("details[open] form");
-      if (form && form.contains(document.activeElement)) { setTimeout(show, LATER); return; }
+      const looking = job.querySelector("[popover]:popover-open");
+      if (looking || (form && form.contains(document.activeElement))) { setTimeout(show, LATER); return; }
       const open = [...job.querySelectorAll("details[open]")].map((one) => one.className);
       htmx.swap(job, pending, { swapStyle: "innerHTML" });
       pending = null;

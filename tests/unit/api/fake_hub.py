@@ -20,9 +20,11 @@ from refloat.hub import Hub
 from refloat.model import (
     Action,
     Decision,
+    HealthState,
     JobState,
     Mode,
     OperatorDecision,
+    Preview,
     Remediation,
     Sight,
     StatusChange,
@@ -30,6 +32,9 @@ from refloat.model import (
     TargetState,
     Verdict,
 )
+from refloat.policy import Policy
+from refloat.preview import PlanAhead, plan_ahead
+from refloat.run import Networks
 from refloat.store.store import Event, Job, StepRecord, TargetStatus
 from refloat.store.summaries import Summaries
 from refloat.store.tables import Base
@@ -61,6 +66,7 @@ class FakeHub:
         self.log: list[Event] = []
         self.calls: list[tuple[Any, ...]] = []
         self.verdict: dict[str, Any] | None = None
+        self.preview: Preview | None = None
         self.at_sync = ""
         self.crash = False
         engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -78,7 +84,12 @@ class FakeHub:
         return ["it is broken"] if self.crash else []
 
     def targets(
-        self, limit: int | None = None, after: str = "", search: str = "", state: TargetState | None = None
+        self,
+        limit: int | None = None,
+        after: str = "",
+        search: str = "",
+        state: TargetState | None = None,
+        health: HealthState | None = None,
     ) -> list[TargetStatus]:
         if self.crash:
             raise ZeroDivisionError("secret detail of a defect")
@@ -92,6 +103,10 @@ class FakeHub:
 
     def replication_of(self, target: TargetStatus) -> Replication:
         return Replication(61.0, 300, None)
+
+    def plan(self, name: str, mode: Mode) -> PlanAhead:
+        policy = Policy()
+        return plan_ahead(self.target(name).name, self.preview, mode, Networks({"user": "net"}, {}), policy)
 
     def pause(self, name: str, by: str = "") -> TargetStatus:
         self.known[name] = replace(self.target(name), paused=True, state=TargetState.PAUSED)

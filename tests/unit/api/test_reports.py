@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from refloat.api.certificate import own_certificate
-from refloat.api.reports import PATH, Pace, ReportServer, callback_of
+from refloat.api.reports import PATH, Pace, ReportServer, callback_of, create_report_app
 from refloat.config import Config, check_reports
 from refloat.errors import Failed, Refused
 from refloat.reports import REPORT_LIMIT, ReportRejected
@@ -124,6 +125,37 @@ def test_the_pace_of_each_sender() -> None:
     for number in range(5000):
         pace.allows(str(number))
     assert len(pace._known) <= 1024
+
+
+def _asked_at_once(asked: list[tuple[str, str]]) -> list[int]:
+    """The statuses of reports as (address, job), all of them at one moment."""
+    app = create_report_app(take, clock=lambda: 0.0)
+
+    async def ask() -> list[int]:
+        found = []
+        for address, job in asked:
+            transport = httpx.ASGITransport(app, client=(address, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="https://hub") as client:
+                found.append((await client.post(f"{PATH}{job}", content=b"1")).status_code)
+        return found
+
+    return asyncio.run(ask())
+
+
+def test_many_addresses_are_not_faster_for_one_job() -> None:
+    flood = [(f"10.0.0.{number}", "web-1") for number in range(60)]
+    statuses = _asked_at_once([*flood, ("10.0.1.1", "web-2")])
+    assert statuses == [200] * 40 + [429] * 20 + [200]
+
+
+def test_one_address_alone_does_not_silence_a_jobs_guest() -> None:
+    statuses = _asked_at_once([("10.0.0.1", "web-1")] * 30 + [("10.0.0.2", "web-1")])
+    assert statuses == [200] * 20 + [429] * 10 + [200]
+
+
+def test_a_flood_for_one_job_leaves_the_pace_of_all_to_the_others() -> None:
+    flood = [(f"10.0.{number // 200}.{number % 200}", "web-1") for number in range(150)]
+    assert _asked_at_once([*flood, ("10.1.0.1", "web-2")])[-1] == 200
 
 
 # ---------------------------------------------------------------- certificate and settings

@@ -23,6 +23,7 @@ WANTED = {
     ("GET", f"{V1}/me"): Permission.LOOK,
     ("GET", f"{V1}/targets"): Permission.LOOK,
     ("GET", f"{V1}/targets/{{name}}"): Permission.LOOK,
+    ("GET", f"{V1}/targets/{{name}}/plan"): Permission.LOOK,
     ("POST", f"{V1}/targets/{{name}}/sync"): Permission.REPLICATE,
     ("POST", f"{V1}/targets/{{name}}/provision"): Permission.ESTATE,
     ("POST", f"{V1}/targets/{{name}}/remove"): Permission.ESTATE,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from refloat.api.server import bind, ensure_token
+from refloat.api.server import bind, ensure_token, warn_where_overheard
 from refloat.errors import Refused
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +35,18 @@ from refloat.cli.main import main
 sys.argv = ["refloat", "serve"]
 main()
 """
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.2", "::", "[2001:db8::1]", "hub.example"])
+def test_a_warning_beyond_loopback(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    warn_where_overheard(host)
+    assert [(line.levelname, host in line.message) for line in caplog.records] == [("WARNING", True)]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
+def test_no_warning_on_loopback(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    warn_where_overheard(host)
+    assert not caplog.records
 
 
 def free_port() -> int:

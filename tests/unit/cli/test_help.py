@@ -16,7 +16,7 @@ CPU_LIMIT = 0.4  # seconds, the aim of the project
 # Typer itself takes a part of pydantic to read options: that is within the limit.
 HEAVY = {
     *("httpx", "yaml", "sqlalchemy", "alembic", "dbos", "fastapi", "starlette", "uvicorn"),
-    *("jinja2", "libvirt", "nbd", "rich", "structlog", "asyncio"),
+    *("jinja2", "libvirt", "nbd", "rich", "asyncio"),
 }
 
 PAGES = [

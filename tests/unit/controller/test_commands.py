@@ -101,7 +101,7 @@ def test_events_end_with_one_result_or_error(code: Path, tmp_path: Path) -> None
 
 def test_bad_requests_on_standard_input(code: Path, tmp_path: Path) -> None:
     machine = LocalLink(tmp_path, {"ra": MIB})
-    for command in ("inspect", "adapt"):
+    for command in ("inspect", "plan", "adapt"):
         for content in (b"", b"[]", b"{}", b'{"request": {}, "facts": {}}'):
             events, _ = call(code, machine, command, content=content)
             assert events[-1]["code"] == "bad_request"

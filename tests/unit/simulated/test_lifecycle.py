@@ -10,8 +10,21 @@ import pytest
 
 from refloat.clock import now
 from refloat.destinations.simulated_faults import Fault, FaultKind
-from refloat.errors import Busy, Refused
-from refloat.model import Fence, JobState, Mode, OperatorDecision, Plan, PowerState, TargetState, Word
+from refloat.errors import Busy, Failed, NotFound, Refused
+from refloat.guest.intended import intended
+from refloat.model import (
+    Adaptation,
+    Fence,
+    HealthState,
+    Intended,
+    JobState,
+    Mode,
+    OperatorDecision,
+    Plan,
+    PowerState,
+    TargetState,
+    Word,
+)
 from refloat.simulated.world import BUBBLE, PRODUCTION, Protected
 from tests.unit.simulated.rig import Site, until
 
@@ -186,6 +199,63 @@ def test_readiness_is_known_after_each_sync(make: Make) -> None:
     point = site.hub.target(ONE.name).sync_point
     assert ready and point and ready.ready and ready.point == point.id
     assert any("virtio_blk" in reason for reason in ready.reasons)
+
+
+def test_what_a_failover_would_do_is_known_after_each_sync(make: Make) -> None:
+    """The changes in the guest are worked out again only when what they follow from is another."""
+    site = make()
+    with pytest.raises(NotFound, match="is not known"):
+        site.hub.plan(ONE.name, Mode.TEST)
+    site.sync(ONE)
+    first = site.hub.plan(ONE.name, Mode.TEST)
+    assert first.known.intended and [one.network for one in first.nics] == ["bubble"]
+    site.sync(ONE)
+    second = site.hub.plan(ONE.name, Mode.PLANNED)
+    point = site.hub.target(ONE.name).sync_point
+    assert point and second.known.point == point.id != first.known.point
+    assert second.known.intended_at == first.known.intended_at
+    assert [one.network for one in second.nics] == ["production"]
+    job = site.fail_over(ONE, Mode.TEST)
+    done = site.hub.store.load(job, "adaptation", Adaptation)
+    assert done and intended(done.changes) == first.known.intended
+
+
+def test_how_a_controller_is_comes_with_each_sync(make: Make) -> None:
+    """Nobody asks for it alone; a filter finds those that are silent."""
+    site = make()
+    assert site.hub.target(ONE.name).health is None
+    site.sync(ONE)
+    health = site.hub.target(ONE.name).health
+    assert health and health.state is HealthState.OK and health.text.startswith("answers, up for")
+    assert [one.name for one in site.hub.targets(health=HealthState.OK)] == [ONE.name]
+    assert not site.hub.targets(health=HealthState.SILENT)
+
+
+def test_a_silent_controller_is_known_by_the_sync_that_met_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refloat.syncs.CONTROLLER_WITHIN", 0.0)
+    site = make()
+    site.world.destination.stop(ONE.controller, graceful=0)
+    site.hub.start_sync(ONE.name)
+    site.idle(ONE)
+    assert [one.name for one in site.hub.targets(health=HealthState.SILENT)] == [ONE.name]
+    health = site.hub.target(ONE.name).health
+    assert health and "does not run as a controller" in health.text and health.hint
+
+
+def test_changes_that_cannot_be_worked_out_are_no_trouble_for_the_replica(make: Make) -> None:
+    site = make()
+    controller = site.world.controller(ONE.controller)
+
+    def no_room(*_: object) -> Intended:
+        raise Failed("the controller's own disk is full", code="no_space", hint="give it room")
+
+    controller.intend = no_room  # type: ignore[assignment]
+    site.sync(ONE)
+    ahead, readiness = site.hub.plan(ONE.name, Mode.PLANNED), site.hub.target(ONE.name).readiness
+    assert readiness and readiness.ready
+    assert ahead.known.intended is None and "disk is full" in ahead.known.trouble
 
 
 def test_trouble_is_known_before_the_disaster(make: Make) -> None:
