@@ -15,6 +15,7 @@ from refloat.decide import Place, decide, plan_nics, rebuild_refusals
 from refloat.errors import Failed, Refused, Unreachable
 from refloat.fence import not_fenced, source_limitation
 from refloat.guest.linux.cpu import level_of
+from refloat.left_behind import not_carried_over
 from refloat.model import (
     Action,
     AttachedDisk,
@@ -234,8 +235,13 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) ->
 
 
 def _source_warnings(source: SourceVM) -> list[str]:
-    """What its platform says of it, and how old what was seen of its network is."""
-    return [*source.problems, *source.warnings, *age_warnings(source.nics, now())]
+    """What its platform says of it, what stays behind, and how old what was seen of its network is."""
+    return [
+        *source.problems,
+        *source.warnings,
+        *not_carried_over(source),
+        *age_warnings(source.nics, now()),
+    ]
 
 
 def _cpu_warnings(facts: GuestFacts, cpu: int | None) -> list[str]:

@@ -16,7 +16,6 @@ _RESERVED = 3  # device id: the CD drive's, refused by attachVolume
 ROOT_BUS, DATA_BUS = "rootDiskController", "dataDiskController"
 _BUS_WORDS = {DiskBus.VIRTIO_BLK: "virtio", DiskBus.VIRTIO_SCSI: "scsi", DiskBus.SATA: "sata"}
 UEFI = "UEFI"
-TPM = {"virtual.tpm.model": "tpm-crb", "virtual.tpm.version": "2.0"}
 
 
 def is_uuid(text: str) -> bool:

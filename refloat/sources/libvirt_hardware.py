@@ -67,6 +67,8 @@ def parse_vm(xml: str, capacity: Callable[[str], int]) -> SourceVM:
             SourceDisk(disk.key, capacity(disk.key), disk.bus, disk.shared) for disk in parse_disks(xml)
         ),
         nics=_nics(root),
+        secure_boot=_secure_boot(root),
+        tpm=root.find("devices/tpm") is not None,
     )
 
 
@@ -181,6 +183,16 @@ def _firmware(root: ET.Element) -> Firmware:
         loader is not None and loader.get("type") == "pflash"
     )
     return Firmware.UEFI if uefi else Firmware.BIOS
+
+
+def _secure_boot(root: ET.Element) -> bool:
+    """A loader that asks for protected variables, or a firmware chosen with keys enrolled. Source:
+    https://libvirt.org/formatdomain.html#bios-bootloader"""
+    loader = root.find("os/loader")
+    chosen = {one.get("name"): one.get("enabled") for one in root.findall("os/firmware/feature")}
+    if "enrolled-keys" in chosen or "secure-boot" in chosen:
+        return chosen.get("enrolled-keys", chosen.get("secure-boot")) == "yes"
+    return loader is not None and loader.get("secure") == "yes"
 
 
 def _bytes(element: ET.Element | None) -> int:

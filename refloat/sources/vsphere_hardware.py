@@ -179,10 +179,6 @@ def _warnings(facts: Mapping[str, Any], disks: Sequence[VmDisk]) -> list[str]:
         )
     if len({one.bus in (DiskBus.PVSCSI, DiskBus.LSI) for one in disks if one.bus is not DiskBus.NVME}) > 1:
         found.append("its disks are on SCSI and on SATA or IDE: which the guest calls sda is not certain")
-    if any(_is(one, "VirtualTPM") for one in config.hardware.device):
-        found.append(
-            "it has a virtual TPM, whose content vSphere does not give away: keys sealed to it are lost"
-        )
     return found
 
 

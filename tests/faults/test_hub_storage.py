@@ -50,7 +50,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hubs]:
 
 def at_step(site: Hubs, step: str, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """`act` happens once, right before the step's mark would be written."""
-    mark, seen = site.hub.store.mark, []
+    mark, seen = site.hub.store.mark, list[str]()
 
     def marked(job: str, name: str, phase: str) -> bool:
         if name == step and not seen:
@@ -79,7 +79,7 @@ def test_the_disk_fills_in_the_middle_of_a_job(
 
 def test_a_start_on_a_full_disk_changes_nothing(site: Hubs) -> None:
     site.disk.fill()
-    with pytest.raises(Exception, match="full|start"):
+    with pytest.raises(Exception, match=r"full|start"):
         site.hub.start_failover(ONE.name, Mode.PLANNED)
     assert site.world.source.power_state(ONE.name) is PowerState.RUNNING
     site.disk.free()

@@ -41,6 +41,7 @@ LAYERS = (
         "decide",
         "readdress",
         "seen_network",
+        "left_behind",
         "evidence",
     ),
     ("run", "policy", "drivers", "console_states"),

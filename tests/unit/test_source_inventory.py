@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from refloat.errors import Refused, Unreachable
+from refloat.left_behind import SECURE_BOOT, TPM
 from refloat.model import AddressOrigin, Mode, SeenAddress, SeenNic
 from refloat.prepare import inventory, make_plan
 from tests.unit.builders import FACTS, SOURCE, replace
@@ -59,3 +60,10 @@ def test_a_planned_failover_whose_final_sync_could_not_be_made_is_refused(world:
     for mode in (Mode.TEST, Mode.EMERGENCY):  # from the last complete sync point; it is said
         plan = make_plan(run, inventory(replace(run, mode=mode)), FACTS, None)
         assert "Hard disk 2 is independent_persistent" in plan.warnings
+
+
+def test_secure_boot_and_a_tpm_are_never_left_behind_in_silence(world: World) -> None:
+    run = world.run(world.job(Mode.PLANNED))
+    assert not {SECURE_BOOT, TPM} & set(make_plan(run, SOURCE, FACTS, None).warnings)
+    both = make_plan(run, replace(SOURCE, secure_boot=True, tpm=True), FACTS, None)
+    assert {SECURE_BOOT, TPM} <= set(both.warnings)

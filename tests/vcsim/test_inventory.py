@@ -62,7 +62,6 @@ def test_other_hardware(vcsim: VcSim) -> None:
         (NicModel.VMXNET3, "Storage", "ens224"),
     ]
     assert any("sda is not certain" in one for one in vm.warnings)
-    assert any("TPM" in one for one in vm.warnings)
 
 
 def _portgroup(vcsim: VcSim) -> str:

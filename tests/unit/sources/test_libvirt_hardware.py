@@ -144,3 +144,21 @@ def test_the_labs_nic_has_the_name_of_vmwares_first() -> None:
 def test_firmware(os: str, firmware: Firmware) -> None:
     vm = parse_vm(domain(os=os), lambda _key: 0)
     assert (vm.firmware, vm.memory, vm.cpus) == (firmware, 1 << 30, 2)
+
+
+@pytest.mark.parametrize(
+    ("firmware", "secure"),
+    [
+        ("", False),
+        ('<loader type="pflash">OVMF_CODE.fd</loader>', False),
+        ('<loader type="pflash" secure="yes">OVMF_CODE.secboot.fd</loader>', True),
+        ('<firmware><feature enabled="yes" name="enrolled-keys"/></firmware>', True),
+        # Protected variables without keys check no signature.
+        ('<loader secure="yes"/><firmware><feature enabled="no" name="enrolled-keys"/></firmware>', False),
+    ],
+)
+def test_secure_boot_and_tpm_are_seen(firmware: str, secure: bool) -> None:
+    xml = "<domain><name>vm</name><memory>1</memory><os>{}</os><devices>{}</devices></domain>"
+    without = parse_vm(xml.format(firmware, ""), lambda _key: 0)
+    assert (without.secure_boot, without.tpm) == (secure, False)
+    assert parse_vm(xml.format(firmware, '<tpm model="tpm-crb"/>'), lambda _key: 0).tpm
