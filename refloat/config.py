@@ -16,7 +16,19 @@ DEFAULT_FILES = (Path("/etc/refloat/refloat.yaml"), Path("/var/lib/refloat-lab/r
 
 # What fits into a guest's files as it is.
 _REPORT_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,200}|\[[0-9A-Fa-f:]{2,39}\]):[0-9]{1,5}/?")
-_PATHS = ("data_dir", "estate", "drivers", "report_cert", "report_key", "report_ca", "store_password_file")
+_PUBLIC_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,200}|\[[0-9A-Fa-f:]{2,39}\])(?::[0-9]{1,5})?/?")
+_PATHS = (
+    "data_dir",
+    "estate",
+    "drivers",
+    "report_cert",
+    "report_key",
+    "report_ca",
+    "tls_cert",
+    "tls_key",
+    "tls_ca",
+    "store_password_file",
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,9 @@ class Config:
     database for what is else in SQLite files in `data_dir`.
 
     `drivers` is a virtio-win ISO, or a folder with its files: needed for Windows guests alone.
+
+    `tls_cert` and `tls_key` (PEM) switch TLS on; the command line trusts `tls_ca`, or that certificate.
+    `public_url` ("https://hub.example:8410") is what people call the hub, where that is not `listen`.
 
     Reports by HTTPS: `report_listen` is where the hub hears them, `report_url` ("https://10.0.0.2:8411") what
     guests call that address; without it there are none. `report_cert` and `report_key` (PEM) are shown to
@@ -43,12 +58,23 @@ class Config:
     report_cert: Path | None = None
     report_key: Path | None = None
     report_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    public_url: str = ""
     store: str = ""
     store_password_file: Path | None = None
 
     @property
     def url(self) -> str:
-        return f"http://{self.listen}"
+        """What people and the command line call it."""
+        return self.public_url.rstrip("/") or f"{'https' if self.tls_cert else 'http'}://{self.listen}"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names beside loopback under which it is addressed."""
+        public = urlsplit(self.public_url).hostname
+        return (self.address[0].strip("[]"), *([public] if public else []))
 
     @property
     def address(self) -> tuple[str, int]:
@@ -80,6 +106,21 @@ def _address(name: str, text: str) -> tuple[str, int]:
             hint="write it like 127.0.0.1:8410",
         )
     return host, int(port)
+
+
+def check_tls(config: Config) -> None:
+    """Raises Refused for settings of TLS and of the hub's name that do not fit together."""
+    if bool(config.tls_cert) != bool(config.tls_key):
+        raise Refused("tls_cert and tls_key go together", code="bad_config", hint="see docs/config.md on TLS")
+    if not config.public_url:
+        return
+    plain = config.tls_cert is not None and not config.public_url.startswith("https:")
+    if plain or not _PUBLIC_URL.fullmatch(config.public_url):
+        raise Refused(
+            f"public_url: {config.public_url!r} is not like https://hub.example:8410",
+            code="bad_config",
+            hint="write scheme, host name and port as a browser would, without a path",
+        )
 
 
 def check_reports(config: Config) -> None:
@@ -148,6 +189,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
             values[name] = override
     paths = {name: Path(values.pop(name)) for name in _PATHS if name in values}
     config = Config(**paths, **values)  # type: ignore[arg-type]
+    check_tls(config)
     check_reports(config)
     check_store(config)
     return config

@@ -35,8 +35,12 @@ def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> No
     The address is taken before the hub is opened: a second hub must not touch the first one's jobs.
     """
     _configure_logging(config)
+    from refloat.api.tls import pair_of
+
+    pair = pair_of(config)
     listener = bind(*config.address)
-    warn_where_overheard(config.address[0])
+    if pair is None:
+        warn_where_overheard(config.address[0])
     signals = _Signals()
     with listener:
         token = ensure_token(config.token_file)
@@ -48,7 +52,7 @@ def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> No
         try:
             if reports:
                 reports.start(hub.take_report)
-            server = _server(hub, token, config, extend)
+            server = _server(hub, token, config, pair, extend)
             signals.server_takes_over()
             server.run(sockets=[listener])
         finally:
@@ -87,7 +91,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def warn_where_overheard(host: str) -> None:
-    """The hub speaks plain HTTP: beyond loopback, whoever is on the way reads passwords and tokens."""
+    """Of a hub that speaks plain HTTP: beyond loopback, whoever is on the way reads passwords and tokens."""
     try:
         loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -95,7 +99,7 @@ def warn_where_overheard(host: str) -> None:
     if not loopback:
         log.warning(
             "listening on %s without TLS: passwords and tokens can be read on the way; "
-            "listen on 127.0.0.1, behind a proxy that speaks TLS",
+            "set tls_cert and tls_key, or listen on 127.0.0.1 behind a proxy that speaks TLS",
             host,
         )
 
@@ -144,12 +148,18 @@ class _Signals:
             raise SystemExit(128 + number)
 
 
-def _server(hub: Any, token: str, config: Config, extend: Callable[[FastAPI], None] | None) -> uvicorn.Server:
+def _server(
+    hub: Any,
+    token: str,
+    config: Config,
+    pair: tuple[Path, Path] | None,
+    extend: Callable[[FastAPI], None] | None,
+) -> uvicorn.Server:
     import uvicorn
 
     from refloat.api.app import create_app
 
-    app = create_app(hub, token, hosts=(config.address[0].strip("[]"),))
+    app = create_app(hub, token, hosts=config.hosts)
     if extend is not None:
         extend(app)
 
@@ -164,8 +174,15 @@ def _server(hub: Any, token: str, config: Config, extend: Callable[[FastAPI], No
             app.state.stopping = True  # ends the long polls
             super().handle_exit(sig, frame)
 
+    certificate, key = pair or (None, None)
     settings = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE, server_header=False
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE,
+        server_header=False,
+        ssl_certfile=certificate,
+        ssl_keyfile=None if key is None else str(key),
     )
     return Server(settings)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
@@ -19,13 +21,22 @@ _CONNECT = 5.0  # seconds
 _ANSWER = 60.0  # seconds; evidence with many screenshots takes the longest
 _TOKEN_HINT = "set REFLOAT_TOKEN, or run this as a user who can read the hub's api-token file"
 
+# What OpenSSL and httpx say of two sides that do not speak the same.
+_SIGNS = {
+    "CERTIFICATE_VERIFY_FAILED": "name the hub's certificate or its authority with REFLOAT_TLS_CA, and the "
+    "hub by a name that its certificate has; nothing was sent",
+    "WRONG_VERSION_NUMBER": "that hub speaks plain HTTP: write http:// in its address",
+    "disconnected without sending": "does that hub speak TLS? then write https:// in its address",
+}
+
 Data = dict[str, Any]
 
 
 class Client:
-    """Use it in a `with` block. `transport` replaces the network (tests)."""
+    """Use it in a `with` block. `transport` replaces the network (tests); `ca` is a PEM file with what is
+    trusted instead of the system's authorities. Raises Refused (bad_tls) where it is none."""
 
-    def __init__(self, url: str, token: str, transport: Any = None) -> None:
+    def __init__(self, url: str, token: str, transport: Any = None, ca: Path | None = None) -> None:
         import httpx
 
         self.url = url.rstrip("/")
@@ -34,6 +45,7 @@ class Client:
             headers={"authorization": f"Bearer {token}", "x-refloat-user": _os_user()},
             timeout=httpx.Timeout(_ANSWER, connect=_CONNECT),
             transport=transport,
+            verify=_trusting(ca) if ca and self.url.startswith("https:") else True,
             # A proxy of the environment must not get to see the token of a hub on this machine.
             trust_env=self.url.startswith("https:"),
         )
@@ -160,12 +172,29 @@ class Client:
             ) from error
         except httpx.TransportError as error:
             raise HubUnreachable(
-                f"no hub answers at {self.url}: {error}",
-                hint="start it with `refloat serve`, or name another with --url or REFLOAT_URL",
+                f"no hub answers at {self.url}: {error}", hint=_unreachable_hint(str(error))
             ) from error
         if answer.is_success:
             return answer
         raise _error_of(answer, self.url)
+
+
+def _trusting(ca: Path) -> ssl.SSLContext:
+    """Also a single certificate that is nobody's authority: then it is that one, and no other."""
+    try:
+        context = ssl.create_default_context(cafile=str(ca))
+    except (OSError, ssl.SSLError) as error:
+        hint = "tls_ca (or REFLOAT_TLS_CA) is a PEM file with the hub's certificate, or its authority's"
+        raise Refused(f"cannot use {ca}: {error}", code="bad_tls", hint=hint) from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _unreachable_hint(said: str) -> str:
+    for sign, hint in _SIGNS.items():
+        if sign in said:
+            return hint
+    return "start it with `refloat serve`, or name another with --url or REFLOAT_URL"
 
 
 def _error_of(answer: httpx.Response, url: str) -> RefloatError:

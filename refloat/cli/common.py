@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,11 +52,14 @@ def connect(ctx: typer.Context, url: str | None) -> Client:
     from refloat.config import load_config
 
     token = os.environ.get("REFLOAT_TOKEN", "").strip()
+    named = os.environ.get("REFLOAT_TLS_CA", "")
+    ca = Path(named) if named else None
     if not (url and token):
         config = load_config()
+        ca = ca or (None if url else config.tls_ca or config.tls_cert)
         url = url or config.url
         token = token or _read_token(config.token_file)
-    return Client(url, token, session_of(ctx).transport)
+    return Client(url, token, session_of(ctx).transport, ca)
 
 
 def _read_token(file: Any) -> str:
