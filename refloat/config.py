@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from refloat.errors import Refused
+from refloat.logs import FORMATS, LEVELS
 
 # The first that exists: a real installation's file goes before the lab's.
 DEFAULT_FILES = (Path("/etc/refloat/refloat.yaml"), Path("/var/lib/refloat-lab/refloat.yaml"))
@@ -52,6 +53,7 @@ class Config:
     listen: str = "127.0.0.1:8410"
     estate: Path = Path("/etc/refloat/estate.yaml")
     log_level: str = "info"
+    log_format: str = "text"
     drivers: Path | None = None
     report_url: str = ""
     report_listen: str = ""
@@ -106,6 +108,14 @@ def _address(name: str, text: str) -> tuple[str, int]:
             hint="write it like 127.0.0.1:8410",
         )
     return host, int(port)
+
+
+def _check_log(config: Config) -> None:
+    asked = (("log_level", config.log_level.lower(), LEVELS), ("log_format", config.log_format, FORMATS))
+    for name, value, known in asked:
+        if value not in known:
+            hint = f"known: {', '.join(known)}"
+            raise Refused(f"{name}: {value!r} is unknown", code="bad_config", hint=hint)
 
 
 def check_tls(config: Config) -> None:
@@ -189,6 +199,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
             values[name] = override
     paths = {name: Path(values.pop(name)) for name in _PATHS if name in values}
     config = Config(**paths, **values)  # type: ignore[arg-type]
+    _check_log(config)
     check_tls(config)
     check_reports(config)
     check_store(config)

@@ -15,6 +15,7 @@ from refloat.clock import now
 from refloat.controller.client import ControllerClient
 from refloat.errors import Busy, RefloatError, Refused, Unreachable
 from refloat.health import judged, silent
+from refloat.logs import within
 from refloat.model import Plan, SyncPoint, TargetState
 from refloat.platforms import Platforms
 from refloat.provision import Targets
@@ -124,6 +125,10 @@ class Syncs:
         return self._look(name)
 
     def _in_background(self, name: str, holder: str) -> None:
+        with within(target=name):
+            self._synced(name, holder)
+
+    def _synced(self, name: str, holder: str) -> None:
         try:
             self.synchronise(name, self._closing.is_set)
             trouble = self._look(name)

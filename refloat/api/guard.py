@@ -6,6 +6,9 @@ Plain ASGI, so that nothing is left out: no route, no error page, no static file
 from __future__ import annotations
 
 import ipaddress
+import logging
+import secrets
+import time
 from collections.abc import Collection
 
 import anyio.to_thread
@@ -18,6 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from refloat.access import ORIGIN, Principal
 from refloat.api.door import Door, Forbidden
 from refloat.api.problems import problem
+from refloat.logs import within
+
+log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024  # bytes; the largest legal body is an estate's
 _TOO_LARGE = f"the body is larger than {MAX_BODY} bytes"
@@ -56,6 +62,11 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return  # there are no web sockets: nothing else gets in
+        number = secrets.token_hex(4)
+        with within(request=number):
+            await self._answer(scope, receive, _noted(send, scope, number))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         send = _hardened(send, tls=scope.get("scheme") == "https")
         refusal = self._refusal(scope) or await self._identified(scope)
         if refusal is not None:
@@ -95,6 +106,20 @@ class Guard:
     def _who(self, scope: Scope) -> Principal | None:
         connection = HTTPConnection(scope)
         return self.door.who(connection.headers, connection.cookies, scope["method"])
+
+
+def _noted(send: Send, scope: Scope, number: str) -> Send:
+    """The answer carries its request's number; the log says what was asked, without the query."""
+    begun = time.monotonic()
+
+    async def noted(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", number.encode())]
+            took = 1000 * (time.monotonic() - begun)
+            log.debug("%s %r: %d in %.0f ms", scope["method"], scope["path"], message["status"], took)
+        await send(message)
+
+    return noted
 
 
 def _open(path: str) -> bool:

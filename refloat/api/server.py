@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from refloat.config import Config
 from refloat.errors import Refused
+from refloat.logs import configure
 
 if TYPE_CHECKING:
     import uvicorn
@@ -34,7 +35,7 @@ def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> No
 
     The address is taken before the hub is opened: a second hub must not touch the first one's jobs.
     """
-    _configure_logging(config)
+    configure(config.log_level, config.log_format)
     from refloat.api.tls import pair_of
 
     pair = pair_of(config)
@@ -185,13 +186,3 @@ def _server(
         ssl_keyfile=None if key is None else str(key),
     )
     return Server(settings)
-
-
-def _configure_logging(config: Config) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    for chatty in ("uvicorn", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -6,12 +6,14 @@ They return the error instead of raising it, so that the engine keeps it as the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from refloat.errors import Failed, RefloatError
 from refloat.failover import COMMIT, OBSERVING, STEPS, Step, check_invariants
+from refloat.logs import within
 from refloat.run import Run
 from refloat.store.store import Store
 
@@ -25,8 +27,9 @@ def perform(run: Run, name: str) -> RefloatError | None:
     step = BY_NAME[name]
     if run.mode not in step.modes or not run.store.mark(run.job, name, "do"):
         return None
-    run.kill_point(name, "before")
-    return _finish(run, step, "do", _try(lambda: _checked(run, step)))
+    with _logged(run, name, "do"):
+        run.kill_point(name, "before")
+        return _finish(run, step, "do", _try(lambda: _checked(run, step)))
 
 
 def _checked(run: Run, step: Step) -> None:
@@ -48,7 +51,8 @@ def undo(run: Run, name: str) -> RefloatError | None:
     marked = any(record.step == name and record.phase == "do" for record in run.store.steps(run.job))
     if not marked or not run.store.mark(run.job, name, "undo"):
         return None
-    return _finish(run, step, "undo", _try(lambda: step.undo(run)))
+    with _logged(run, name, "undo"):
+        return _finish(run, step, "undo", _try(lambda: step.undo(run)))
 
 
 def commit(run: Run, name: str) -> RefloatError | None:
@@ -58,7 +62,8 @@ def commit(run: Run, name: str) -> RefloatError | None:
     refused = _try(lambda: check_invariants(run, before=name))
     if refused is not None or not run.store.mark(run.job, name, "commit"):
         return refused
-    return _finish(run, step, "commit", _try(lambda: step.do(run)))
+    with _logged(run, name, "commit"):
+        return _finish(run, step, "commit", _try(lambda: step.do(run)))
 
 
 def commit_begun(store: Store, job: str) -> bool:
@@ -83,7 +88,19 @@ def _try(act: Callable[[], None]) -> RefloatError | None:
     return None
 
 
+@contextmanager
+def _logged(run: Run, name: str, phase: str) -> Iterator[None]:
+    """What is logged inside says of which job and step it is."""
+    with within(job=run.job, target=run.target.name, step=name, phase=phase):
+        log.info("begins")
+        yield
+
+
 def _finish(run: Run, step: Step, phase: str, error: RefloatError | None) -> RefloatError | None:
+    if error is None:
+        log.info("done")
+    else:
+        log.warning("ends with %s: %s", error.code, error.message)
     run.kill_point(step.name, f"after-{phase}")
     store: Store = run.store
     store.finish(run.job, step.name, phase, error)

@@ -52,7 +52,7 @@ LAYERS = (
     ("store", "sync", "controller", "sources", "destinations"),
     ("libvirt_connection",),
     ("guest",),
-    ("model", "codec", "errors", "command", "clock", "text", "durable", "secret"),
+    ("model", "codec", "errors", "command", "clock", "text", "durable", "secret", "logs"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
