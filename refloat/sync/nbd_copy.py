@@ -126,8 +126,8 @@ class Copier:
         """
         self._mark_zero_chunks()
         with self._hashing:
-            self._run_all(self._zero_requests())
-            self._run_all(self._read_requests())
+            self._run_all(self._zero_requests(), _WRITING)
+            self._run_all(self._read_requests(), _READING)
         if self._target is not None:
             self._flush(self._target)
         return self.sent
@@ -171,7 +171,7 @@ class Copier:
 
     # ------------------------------------------------------------ completions
 
-    def _run_all(self, requests: Iterator[Callable[[], None]]) -> None:
+    def _run_all(self, requests: Iterator[Callable[[], None]], what: str) -> None:
         more = True
         while more or self._busy:
             while more and self._busy < _IN_FLIGHT:
@@ -179,22 +179,20 @@ class Copier:
                 if request is None:
                     more = False
                 else:
-                    self._asked(request)
+                    with _connection_errors(what):
+                        request()
             if self._busy:
                 self._wait()
                 self._handle_completions()
             if self._cancelled():
                 raise Aborted("the sync was aborted", hint="the replica holds the last complete sync point")
 
-    def _asked(self, request: Callable[[], None]) -> None:
-        with _connection_errors("NBD"):
-            request()
-
     def _handle_completions(self) -> None:
         while self._queues.read:
             piece, error = self._queues.read.popleft()
             _check(error, _READING)
-            self._asked(lambda piece=piece: self._process(piece))  # type: ignore[misc]
+            with _connection_errors(_WRITING):
+                self._process(piece)
         while self._queues.written:
             written, error = self._queues.written.popleft()
             _check(error, _WRITING)

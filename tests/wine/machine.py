@@ -58,6 +58,8 @@ class Machine:
         self.run("wineboot", "-i", seconds=100)
         self._register()
         self.power_off()
+        hive = (self.prefix / "system.reg").read_text(errors="replace")
+        assert "Services\\\\Refloat]" in hive, "the registry was not written when the machine was switched off"
         for name in ("system.reg", "user.reg"):
             shutil.copy(self.prefix / name, self.prefix / f"{name}.new-machine")
 
@@ -99,7 +101,8 @@ class Machine:
         lines += ["", f"[{version}]", f'"DevicePath"=hex(2):{path.hex(",")}', ""]
         file = self.drive / "service.reg"
         file.write_bytes("\r\n".join(lines).encode("utf-16"))
-        self.run("reg", "import", "C:\\service.reg")
+        said = self.run("reg", "import", "C:\\service.reg")
+        assert self.has_service(), f"the service was not registered: {said}"
 
     # ------------------------------------------------------------ running
 
@@ -126,12 +129,16 @@ class Machine:
             output.seek(0)
             return output.read().decode(errors="replace")
 
-    def until(self, holds: Callable[[], bool], seconds: float = 25) -> None:
-        """Waits for an event inside; fails with the launcher's log."""
+    def until(self, holds: Callable[[], bool], seconds: float = 50) -> None:
+        """Waits for an event inside; fails with what the launcher wrote and what is there."""
         end = time.monotonic() + seconds
         while not holds():
-            assert time.monotonic() < end, f"not within {seconds} s\n{self.log()}"
+            assert time.monotonic() < end, f"not within {seconds} s\n{self._account()}"
             time.sleep(0.02)
+
+    def _account(self) -> str:
+        there = sorted(str(path.relative_to(self.drive)) for path in self.folder.rglob("*"))
+        return f"{self.log()}\nprocesses: {len(self._processes())}, service: {self.has_service()}, files: {there}"
 
     def power_cut(self) -> None:
         """Every process of the machine ends at once; what they have written is there."""
