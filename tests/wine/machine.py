@@ -59,7 +59,7 @@ class Machine:
         self._register()
         self.power_off()
         hive = (self.prefix / "system.reg").read_text(errors="replace")
-        assert "Services\\\\Refloat]" in hive, "the registry was not written when the machine was switched off"
+        assert "Services\\\\Refloat]" in hive, "the registry was not written"
         for name in ("system.reg", "user.reg"):
             shutil.copy(self.prefix / name, self.prefix / f"{name}.new-machine")
 
@@ -138,7 +138,8 @@ class Machine:
 
     def _account(self) -> str:
         there = sorted(str(path.relative_to(self.drive)) for path in self.folder.rglob("*"))
-        return f"{self.log()}\nprocesses: {len(self._processes())}, service: {self.has_service()}, files: {there}"
+        running = f"processes: {len(self._processes())}, service: {self.has_service()}"
+        return f"{self.log()}\n{running}, files: {there}"
 
     def power_cut(self) -> None:
         """Every process of the machine ends at once; what they have written is there."""
