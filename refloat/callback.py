@@ -7,15 +7,18 @@ VM's start until the verdict, and no longer than the plan's deadline.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 
 from refloat.clock import now, seconds_between
-from refloat.errors import NotFound
+from refloat.errors import NotFound, Refused
 from refloat.model import JobState, Plan, Secrets, Verdict
 from refloat.reports import REPORT_LIMIT, ReportRejected, parse_report
 from refloat.store.inbox import count_lines, lines_after, put_line
 from refloat.store.store import Store
+
+log = logging.getLogger(__name__)
 
 MOST = 128  # reports of one job: more than any remediation has
 GRACE = 30.0  # seconds beyond the deadline: the guest counts from its own start
@@ -57,7 +60,11 @@ def is_open(store: Store, job: str) -> bool:
 
 def _secrets(store: Store, job: str) -> Secrets:
     """Of a job that is not known, or has none, such as nobody can have: that takes as long."""
-    known = store.load(job, "secrets", Secrets)
+    try:
+        known = store.load(job, "secrets", Secrets)
+    except Refused as error:  # its key is gone: nobody can prove anything, and no guest is told why
+        log.error("no report of this job can be accepted: %s", error.message)
+        known = None
     return known or Secrets(secrets.token_urlsafe(32), secrets.token_urlsafe(32))
 
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from refloat.errors import Refused
 from refloat.logs import FORMATS, LEVELS
+from refloat.store import KEY_FILE
 
 # The first that exists: a real installation's file goes before the lab's.
 DEFAULT_FILES = (Path("/etc/refloat/refloat.yaml"), Path("/var/lib/refloat-lab/refloat.yaml"))
@@ -29,6 +30,7 @@ _PATHS = (
     "tls_key",
     "tls_ca",
     "store_password_file",
+    "seal_key_file",
 )
 
 
@@ -37,7 +39,8 @@ class Config:
     """`data_dir` holds everything that the hub remembers; `estate` is the file that describes the estate.
 
     `store` ("postgresql://refloat@db.example/refloat", its password in `store_password_file`) is a PostgreSQL
-    database for what is else in SQLite files in `data_dir`.
+    database for what is else in SQLite files in `data_dir`. `seal_key_file` (`data_dir`/seal.key) seals what
+    is secret in either: docs/secrets.md.
 
     `drivers` is a virtio-win ISO, or a folder with its files: needed for Windows guests alone.
 
@@ -66,6 +69,7 @@ class Config:
     public_url: str = ""
     store: str = ""
     store_password_file: Path | None = None
+    seal_key_file: Path | None = None
 
     @property
     def url(self) -> str:
@@ -93,6 +97,10 @@ class Config:
     @property
     def report_tls(self) -> bool:
         return self.report_url.startswith("https://")
+
+    @property
+    def seal_key(self) -> Path:
+        return self.seal_key_file or self.data_dir / KEY_FILE
 
     @property
     def token_file(self) -> Path:

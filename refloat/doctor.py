@@ -10,7 +10,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -24,9 +24,13 @@ from refloat.health import judged
 from refloat.model import HealthState, PowerState, Target, TargetState
 from refloat.platforms import Platforms
 from refloat.provision import Targets
+from refloat.secret import Opened, none_sealed
 from refloat.store.place import reading
 from refloat.store.postgres import Server
+from refloat.store.seal import Keys
+from refloat.store.sealed import unreadable
 from refloat.store.store import Store
+from refloat.store.vault import Vault
 from refloat.text import size
 
 ROOM = 2 * 2**30  # bytes for store, hashes and screenshots
@@ -49,7 +53,7 @@ class Finding:
 
 
 def examine(
-    config: Config, platforms_of: Callable[[Estate, Path], Platforms] = Platforms
+    config: Config, platforms_of: Callable[[Estate, Path, Opened], Platforms] = Platforms
 ) -> Iterator[Finding]:
     """Every finding, as it is made."""
     yield from _hub(config)
@@ -59,7 +63,7 @@ def examine(
         yield Finding("estate", State.TROUBLE, error.message, error.hint)
         return
     yield Finding("estate", State.OK, f"{config.estate}: {len(estate.targets)} targets")
-    platforms = platforms_of(estate, config.data_dir)
+    platforms = platforms_of(estate, config.data_dir, lambda name: _opened(config, name))
     for name in estate.targets:
         target, state = _known(config, estate, name)
         if target is None:
@@ -86,7 +90,8 @@ def _hub(config: Config) -> Iterator[Finding]:
     )
     if config.store:
         yield _asked("store", lambda: _database(config))
-    yield _private(config.token_file, "token")
+    yield _private(config.token_file, "token", "the hub makes its token at its start")
+    yield _asked("secrets", lambda: _sealed(config))
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK) and _virtualises()
     yield Finding(
         "processor",
@@ -118,13 +123,41 @@ def _virtualises() -> bool:
     return "vmx" in flags or "svm" in flags
 
 
-def _private(file: Path, subject: str) -> Finding:
+def _sealed(config: Config) -> Finding:
+    """Whether what the hub keeps sealed can be opened."""
+    keys = Keys(config.seal_key)
+    seal, engine = keys.read(), reading(config.data_dir, config.store, config.store_password_file)
+    if engine is None:
+        return Finding("", State.OK, "nothing is sealed yet")
+    try:
+        shut = unreadable(engine, seal)
+    except SQLAlchemyError:
+        return Finding("", State.WARNING, "the store is an older hub's, or none", "start this hub once")
+    finally:
+        engine.dispose()
+    if shut:
+        hint = f"put the key back that was in {keys.file}, or set them anew (docs/secrets.md)"
+        return Finding("", State.TROUBLE, f"cannot be opened: {', '.join(shut)}", hint)
+    return Finding("", State.OK, "everything that is sealed can be opened")
+
+
+def _opened(config: Config, name: str) -> str:
+    """Raises Refused, NotFound."""
+    engine = reading(config.data_dir, config.store, config.store_password_file)
+    seal = Keys(config.seal_key).read()
+    if engine is None or seal is None:
+        return none_sealed(name)
+    try:
+        return Vault(engine, seal).read(name)
+    finally:
+        engine.dispose()
+
+
+def _private(file: Path, subject: str, hint: str) -> Finding:
     try:
         mode = file.stat().st_mode
     except OSError as error:
-        return Finding(
-            subject, State.WARNING, f"{file}: {error.strerror}", "the hub makes its token at its start"
-        )
+        return Finding(subject, State.WARNING, f"{file}: {error.strerror}", hint)
     if stat.S_IMODE(mode) & 0o077:
         return Finding(subject, State.TROUBLE, f"{file} can be read by others", f"chmod 600 {file}")
     return Finding(subject, State.OK, f"{file} is private")
@@ -208,10 +241,10 @@ def _destination(platforms: Platforms, target: Target) -> Finding:
 
 
 def _key(target: Target) -> Finding:
-    finding = _private(Path(target.endpoint.identity), f"{target.name}: key")
+    hint = "the estate names the file of the controller's private key"
+    finding = _private(Path(target.endpoint.identity), f"{target.name}: key", hint)
     if finding.state is State.WARNING:  # it is not there
-        hint = "the estate names the file of the controller's private key"
-        return Finding(finding.subject, State.TROUBLE, finding.found, hint)
+        return replace(finding, state=State.TROUBLE)
     return finding
 
 

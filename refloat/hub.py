@@ -45,8 +45,10 @@ from refloat.preview import PlanAhead, kept, plan_ahead
 from refloat.provision import Provisions, Targets
 from refloat.run import Run
 from refloat.store.place import place
+from refloat.store.seal import Keys
 from refloat.store.store import Event, Job, StepRecord, TargetStatus
 from refloat.store.summaries import Summaries
+from refloat.store.vault import Vault
 from refloat.syncs import Syncs
 
 log = logging.getLogger(__name__)
@@ -74,14 +76,17 @@ class Hub:
         self.data_dir = config.data_dir
         self.drivers = config.drivers
         self.estate = estate
-        self.platforms = platforms or Platforms(estate, config.data_dir)
         self._lock = _only_hub(config.data_dir)
         try:
-            self._place = place(config.data_dir, config.store, config.store_password_file)
+            self._place = place(
+                config.data_dir, config.store, config.store_password_file, Keys(config.seal_key)
+            )
         except BaseException:
             self._lock.close()
             raise
         self.store = self._place.store()
+        self.vault = Vault(self.store.engine, self.store.seal)
+        self.platforms = platforms or Platforms(estate, config.data_dir, self.vault.read)
         self.summaries = Summaries(self.store.engine)
         self.people = People(self.store.engine)
         self.audit = Audit(self.store.engine)

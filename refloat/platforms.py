@@ -19,6 +19,7 @@ from refloat.estate.cloudstack import CloudStackSite
 from refloat.estate.sites import LibvirtSite, SimulatedSite
 from refloat.estate.vsphere import VsphereSite
 from refloat.model import Target
+from refloat.secret import Opened, none_sealed
 from refloat.simulated.world import NETWORKS, OWN, World
 from refloat.sources.base import Source
 from refloat.sources.libvirt import LibvirtSource
@@ -28,9 +29,10 @@ from refloat.sources.vsphere import VsphereSource
 class Platforms:
     """Drivers are made once and shared: they hold connections, never decisions."""
 
-    def __init__(self, estate: Estate, data_dir: Path) -> None:
+    def __init__(self, estate: Estate, data_dir: Path, opened: Opened = none_sealed) -> None:
         self._estate = estate
         self._data_dir = data_dir
+        self._opened = opened
         self._sources: dict[str, Source] = {}
         self._destinations: dict[str, Destination] = {}
         self._controllers: dict[str, ControllerClient] = {}
@@ -46,7 +48,7 @@ class Platforms:
         if isinstance(form, SimulatedSite):
             return self._world(form.uri).source
         if isinstance(form, VsphereSite):
-            return VsphereSource(form.settings())
+            return VsphereSource(form.settings(self._opened))
         if isinstance(form, CloudStackSite):
             raise Refused(
                 f"site {site} is CloudStack: VMs are recovered there, not protected",
@@ -68,7 +70,7 @@ class Platforms:
                 )
             if isinstance(form, CloudStackSite):
                 journals = self._data_dir / "cloudstack" / site
-                self._destinations[site] = CloudStackDestination(form.settings(), journals)
+                self._destinations[site] = CloudStackDestination(form.settings(self._opened), journals)
                 return self._destinations[site]
             networks = {name: _attach(network) for name, network in form.networks.items()}
             self._destinations[site] = LibvirtDestination(form.uri, networks)
@@ -97,7 +99,7 @@ class Platforms:
             networks = {name: _attach(network) for name, network in form.networks.items()}
             return LibvirtProvisioner(form.uri, networks)
         if isinstance(form, CloudStackSite):
-            return CloudStackProvisioner(form.settings(), self._data_dir / "cloudstack" / site)
+            return CloudStackProvisioner(form.settings(self._opened), self._data_dir / "cloudstack" / site)
         raise Refused(
             f"controllers cannot be made at site {site}",
             code="no_provisioning",

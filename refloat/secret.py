@@ -1,9 +1,13 @@
-"""Secrets that the estate only names: a file or an environment variable. Read when needed, never shown."""
+"""Secrets that the estate only names: a file, an environment variable, or one that the hub keeps sealed.
+
+Read when needed, never shown.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from refloat.errors import Refused
@@ -11,18 +15,34 @@ from refloat.errors import Refused
 _LONGEST = 64 * 1024
 
 
+Opened = Callable[[str], str]  # a sealed secret by its name; raises NotFound, Refused
+
+
+def none_sealed(name: str) -> str:
+    """Where there is no hub's store to look in."""
+    raise Refused(
+        f"the sealed secret {name} is the hub's", code="secret", hint="name a file or a variable here"
+    )
+
+
 @dataclass(frozen=True)
 class SecretRef:
-    """Exactly one of the two is set."""
+    """Exactly one of the three is set."""
 
     file: str = ""
     env: str = ""
+    sealed: str = ""
+    opened: Opened = field(default=none_sealed, repr=False, compare=False)
 
     def __str__(self) -> str:
+        if self.sealed:
+            return f"the sealed secret {self.sealed}"
         return f"the file {self.file}" if self.file else f"the environment variable {self.env}"
 
     def read(self) -> str:
         """The secret, without the newline at its end. Raises Refused (secret); no error quotes any of it."""
+        if self.sealed:
+            return self.opened(self.sealed)
         try:
             text = self._file() if self.file else os.environ.get(self.env, "")
         except OSError as error:

@@ -60,8 +60,11 @@ class Session:
     """`cookie` is what the browser shows from now on; `csrf` what its forms must show besides."""
 
     cookie: str
-    csrf: str
     principal: Principal
+
+    @property
+    def csrf(self) -> str:
+        return hmac.digest(self.cookie.encode(), b"csrf", "sha256").hex()
 
 
 class People:
@@ -136,11 +139,11 @@ class People:
                 return None
             if self._hasher.check_needs_rehash(row.password):
                 row.password = self._hasher.hash(password)
-            cookie, csrf, at = secrets.token_urlsafe(32), secrets.token_urlsafe(32), now()
+            cookie, at = secrets.token_urlsafe(32), now()
             oldest = _before(at, SESSION_MOST)
             rows.execute(delete(SessionRow).where(SessionRow.created < oldest))
-            rows.add(SessionRow(id=_digest(cookie), user=name, csrf=csrf, created=at, seen=at))
-            return Session(cookie, csrf, Principal(name, Role(row.role), session=_digest(cookie)))
+            rows.add(SessionRow(id=_digest(cookie), user=name, created=at, seen=at))
+            return Session(cookie, Principal(name, Role(row.role), session=_digest(cookie)))
 
     def _matches(self, stored: str, password: str) -> bool:
         try:
@@ -162,7 +165,7 @@ class People:
                 return None
             if idle > _SEEN_EVERY:
                 row.seen = at
-            return Session(cookie, row.csrf, Principal(user.name, Role(user.role), session=row.id))
+            return Session(cookie, Principal(user.name, Role(user.role), session=row.id))
 
     def log_out(self, session: str) -> None:
         with self._transaction() as rows:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, Path(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
+# A name in the estate: what refloat.estate takes.
+EstateName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "Nobody that the hub knows"},
     403: {"model": Problem, "description": "Known, but not allowed; nothing was changed"},

@@ -43,6 +43,17 @@ class UserChange(_Asked):
     password: SecretStr | None = Field(default=None, max_length=1024)
 
 
+class SecretIn(_Asked):
+    value: SecretStr = Field(min_length=1, max_length=65536)
+
+
+class SecretOut(BaseModel):
+    name: str
+    changed: str
+    who: str
+    used_by: list[str] = Field(description="Sites of the estate that name it")
+
+
 class TokenOut(_Record):
     id: str
     owner: str

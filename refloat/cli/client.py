@@ -126,6 +126,15 @@ class Client:
     def change_user(self, name: str, **changes: Any) -> Data:
         return cast(Data, self._call("PATCH", f"/users/{_part(name)}", changes))
 
+    def secrets(self) -> list[Data]:
+        return cast(list[Data], self._call("GET", "/secrets"))
+
+    def set_secret(self, name: str, value: str) -> Data:
+        return cast(Data, self._call("PUT", f"/secrets/{_part(name)}", {"value": value}))
+
+    def remove_secret(self, name: str) -> Data:
+        return cast(Data, self._call("DELETE", f"/secrets/{_part(name)}"))
+
     def tokens(self) -> list[Data]:
         return cast(list[Data], self._call("GET", "/tokens"))
 

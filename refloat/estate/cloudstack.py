@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from refloat.destinations.cloudstack_settings import CloudStackSettings
 from refloat.estate.forms import AbsolutePath, Form, Name, SecretForm, Uuid
+from refloat.secret import Opened, none_sealed
 
 
 def _url(text: str) -> str:
@@ -57,11 +58,11 @@ class CloudStackSite(Form):
     def uri(self) -> str:
         return self.url
 
-    def settings(self) -> CloudStackSettings:
+    def settings(self, opened: Opened = none_sealed) -> CloudStackSettings:
         return CloudStackSettings(
             url=self.url,
-            key=self.key.record(),
-            secret=self.secret.record(),
+            key=self.key.record(opened),
+            secret=self.secret.record(opened),
             networks={name: network.id.lower() for name, network in self.networks.items()},
             ca_file=self.ca_file or "",
             project=self.project or "",

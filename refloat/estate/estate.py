@@ -6,7 +6,7 @@ from typing import Literal
 
 from refloat import model
 from refloat.errors import NotFound
-from refloat.estate.forms import Form, Name
+from refloat.estate.forms import Form, Name, SecretForm
 from refloat.estate.policies import PolicyForm
 from refloat.estate.sites import Mapping, Site
 from refloat.estate.targets import Protected, TargetForm
@@ -40,6 +40,14 @@ class Estate(Form):
             disks=tuple(model.ReplicaDisk(key, serial) for key, serial in form.disks.items()),
             policy=protected.policy,
         )
+
+    def users_of(self, secret: str) -> list[str]:
+        """Sites that name this sealed secret."""
+        return [
+            name
+            for name, site in self.sites.items()
+            if any(isinstance(value, SecretForm) and value.sealed == secret for _, value in site)
+        ]
 
     def policy(self, name: str) -> Policy:
         form = self.policies.get(name, PolicyForm())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from refloat.secret import SecretRef
+from refloat.secret import Opened, SecretRef
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
 Mac = Annotated[str, Field(pattern=r"^(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")]
@@ -44,11 +44,13 @@ class SecretForm(Form):
     file: AbsolutePath | None = None
     env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
 
+    sealed: Name | None = None
+
     @model_validator(mode="after")
     def _one(self) -> SecretForm:
-        if (self.file is None) == (self.env is None):
-            raise ValueError("name a file or an environment variable, one of the two")
+        if [self.file, self.env, self.sealed].count(None) != 2:
+            raise ValueError("name a file, an environment variable or a sealed secret, one of the three")
         return self
 
-    def record(self) -> SecretRef:
-        return SecretRef(self.file or "", self.env or "")
+    def record(self, opened: Opened) -> SecretRef:
+        return SecretRef(self.file or "", self.env or "", self.sealed or "", opened)

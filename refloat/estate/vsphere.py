@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from refloat.estate.forms import AbsolutePath, Form, SecretForm
+from refloat.secret import Opened, none_sealed
 from refloat.sources.vsphere_settings import PLACEHOLDERS, ChangeTracking, Quiesce, VsphereSettings
 
 _DIGITS = {40: "SHA-1", 64: "SHA-256"}
@@ -65,12 +66,12 @@ class VsphereSite(Form):
             raise ValueError("a thumbprint and a ca_file: name one of the two")
         return self
 
-    def settings(self) -> VsphereSettings:
+    def settings(self, opened: Opened = none_sealed) -> VsphereSettings:
         return VsphereSettings(
             self.server.strip("[]"),
             self.port,
             self.user,
-            self.password.record(),
+            self.password.record(opened),
             self.thumbprint,
             self.ca_file or "",
             tuple(self.reader),

@@ -13,6 +13,7 @@ from typing import Any
 from refloat import __version__
 from refloat.clock import now
 from refloat.codec import DecodeError, encode
+from refloat.errors import Refused
 from refloat.evidence.chain import sealed
 from refloat.evidence.windows import UNPROVEN
 from refloat.model import (
@@ -166,7 +167,7 @@ def _shot(file: Path, content: bytes) -> dict[str, Any]:
 def _secret_values(store: Store, job_id: str) -> tuple[str, ...]:
     try:
         secrets = store.load(job_id, "secrets", Secrets)
-    except DecodeError:
+    except (DecodeError, Refused):
         log.error("job %s: the secrets record cannot be read, so nothing can be redacted by value", job_id)
         return ()
     return tuple(filter(None, (secrets.token, secrets.nonce))) if secrets else ()

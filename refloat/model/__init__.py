@@ -49,6 +49,7 @@ from refloat.model.hardware import (
     SourceVM,
 )
 from refloat.model.job import (
+    FINAL,
     Action,
     AdaptRequest,
     Callback,
@@ -112,6 +113,7 @@ from refloat.model.windows import (
 __all__ = [
     "AGENT_FOLDER",
     "ENDED",
+    "FINAL",
     "Action",
     "AdaptRequest",
     "Adaptation",

@@ -29,6 +29,9 @@ class JobState(StrEnum):
     BLOCKED = "blocked"
 
 
+FINAL = frozenset({JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK})
+
+
 @dataclass(frozen=True)
 class OperatorDecision:
     """`who` is claimed by the client, not proven."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from refloat.store.sealed import line_place
 from refloat.store.store import Store
 from refloat.store.tables import InboxRow
 
@@ -13,7 +14,8 @@ def put_line(store: Store, job: str, sequence: int, line: bytes) -> None:
     """Durable when it returns. A sequence number is kept once, its first line."""
     with Session(store.engine) as session, session.begin():
         if session.get(InboxRow, (job, sequence)) is None:
-            session.add(InboxRow(job=job, sequence=sequence, line=line))
+            sealed = store.seal.close(line_place(job, sequence), line)
+            session.add(InboxRow(job=job, sequence=sequence, line=sealed.encode()))
 
 
 def lines_after(store: Store, job: str, sequence: int) -> list[tuple[int, bytes]]:
@@ -24,7 +26,10 @@ def lines_after(store: Store, job: str, sequence: int) -> list[tuple[int, bytes]
             .where(InboxRow.job == job, InboxRow.sequence > sequence)
             .order_by(InboxRow.sequence)
         )
-        return [(row.sequence, row.line) for row in rows]
+        return [
+            (row.sequence, store.seal.open(line_place(job, row.sequence), row.line.decode("ascii")))
+            for row in rows
+        ]
 
 
 def count_lines(store: Store, job: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import Engine
 
 from refloat.store.postgres import HubLock, Server
+from refloat.store.seal import Keys
 from refloat.store.store import Store
 
 STORE_FILE, JOBS_FILE = "refloat.sqlite", "jobs.sqlite"
@@ -26,11 +27,11 @@ class Place(Protocol):
 
 
 class Files:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, keys: Keys) -> None:
+        self._folder, self._keys = folder, keys
 
     def store(self) -> Store:
-        return Store.open(self._folder / STORE_FILE)
+        return Store.open(self._folder / STORE_FILE, self._keys)
 
     def journal(self) -> Path | Engine:
         return self._folder / JOBS_FILE
@@ -42,8 +43,8 @@ class Files:
 class Database:
     """Raises Refused (store_unreachable), Busy (hub_running)."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, keys: Keys) -> None:
+        self._server, self._keys = server, keys
         server.require_answer()
         self._lock = HubLock(server)
         self._lock.take()
@@ -51,7 +52,7 @@ class Database:
     def store(self) -> Store:
         engine = self._server.store_engine()
         self._lock.guard(engine)
-        return Store.on(engine)
+        return Store.on(engine, self._keys)
 
     def journal(self) -> Path | Engine:
         engine = self._server.engine(pool_size=20, max_overflow=0)
@@ -70,6 +71,6 @@ def reading(folder: Path, url: str, password_file: Path | None) -> Engine | None
     return create_engine(f"sqlite:///file:{file}?mode=ro&uri=true") if file.exists() else None
 
 
-def place(folder: Path, url: str, password_file: Path | None) -> Place:
+def place(folder: Path, url: str, password_file: Path | None, keys: Keys) -> Place:
     """`url` empty: files in `folder`."""
-    return Database(Server(url, password_file)) if url else Files(folder)
+    return Database(Server(url, password_file), keys) if url else Files(folder, keys)

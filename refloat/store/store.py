@@ -21,6 +21,7 @@ from refloat.clock import now
 from refloat.codec import decode, encode
 from refloat.errors import Busy, NotFound, RefloatError, Refused
 from refloat.model import (
+    FINAL,
     ControllerHealth,
     HealthState,
     JobState,
@@ -30,6 +31,9 @@ from refloat.model import (
     SyncPoint,
     TargetState,
 )
+from refloat.store import KEY_FILE
+from refloat.store.seal import Keys, Seal
+from refloat.store.sealed import RECORDS, opened_record, sealed_record, take_seal
 from refloat.store.sound import require_sound
 from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, StartRow, TargetRow
 
@@ -99,12 +103,21 @@ class Event:
 
 
 class Store:
-    def __init__(self, engine: Engine) -> None:
+    """`seal` keeps its secrets; a store that is only looked at may be without."""
+
+    def __init__(self, engine: Engine, seal: Seal | None = None) -> None:
         self.engine = engine
+        self._seal = seal
+
+    @property
+    def seal(self) -> Seal:
+        assert self._seal is not None, "this store was opened to look at it"
+        return self._seal
 
     @staticmethod
-    def open(file: Path) -> Store:
-        """The store in this SQLite file, brought to the newest schema. Raises Refused (store_damaged)."""
+    def open(file: Path, keys: Keys | None = None) -> Store:
+        """The store in this SQLite file, brought to the newest schema. Its key is beside it, unless `keys`
+        says otherwise. Raises Refused (store_damaged, seal_key)."""
         from refloat.store.migrate import upgrade
 
         require_sound(file)
@@ -118,15 +131,15 @@ class Store:
                 connection.execute(f"PRAGMA {pragma}")
 
         upgrade(engine)
-        return Store(engine)
+        return Store(engine, take_seal(engine, keys or Keys(file.with_name(KEY_FILE))))
 
     @staticmethod
-    def on(engine: Engine) -> Store:
+    def on(engine: Engine, keys: Keys) -> Store:
         """The store in this PostgreSQL database (postgres.py), brought to the newest schema."""
         from refloat.store.migrate import upgrade
 
         upgrade(engine)
-        return Store(engine)
+        return Store(engine, take_seal(engine, keys))
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -272,9 +285,8 @@ class Store:
 
     def unfinished_jobs(self) -> list[Job]:
         """All that an operator or the engine still has to bring to an end."""
-        final = [JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK]
         with self._session() as session:
-            return [_job(row) for row in session.scalars(select(JobRow).where(JobRow.state.not_in(final)))]
+            return [_job(row) for row in session.scalars(select(JobRow).where(JobRow.state.not_in(FINAL)))]
 
     def set_state(
         self,
@@ -294,7 +306,7 @@ class Store:
         values: dict[str, Any] = {"state": state}
         if error is not None:
             values["error"] = error.to_dict()
-        if state in (JobState.REFUSED, JobState.COMMITTED, JobState.ROLLED_BACK):
+        if state in FINAL:
             values["finished"] = now()
         entered = update(JobRow).where(JobRow.id == job_id).values(**values)
         if before is not None:
@@ -332,13 +344,20 @@ class Store:
 
     def save(self, job_id: str, name: str, record: Any) -> None:
         """Keeps a record under the job; the same name replaces it."""
+        value = encode(record)
+        sealed = name in RECORDS
+        data = sealed_record(self.seal, job_id, name, value) if sealed else {"value": value}
         with self._session() as session:
-            session.merge(RecordRow(job=job_id, name=name, data={"value": encode(record)}))
+            session.merge(RecordRow(job=job_id, name=name, data=data))
 
     def load(self, job_id: str, name: str, kind: type[T]) -> T | None:
         with self._session() as session:
             row = session.get(RecordRow, (job_id, name))
-            return None if row is None else decode(kind, row.data["value"], where=name)
+            if row is None:
+                return None
+            sealed = "sealed" in row.data
+            value = opened_record(self.seal, row) if sealed else row.data["value"]
+            return decode(kind, value, where=name)
 
     # ------------------------------------------------------------ steps
 

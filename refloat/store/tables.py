@@ -118,7 +118,6 @@ class SessionRow(Base):
 
     id: Mapped[str] = mapped_column(String, primary_key=True)
     user: Mapped[str] = mapped_column(ForeignKey("users.name"))
-    csrf: Mapped[str]
     created: Mapped[str]
     seen: Mapped[str]
 
@@ -164,13 +163,24 @@ class StartRow(Base):
 
 
 class InboxRow(Base):
-    """A report that came by HTTPS, as it came."""
+    """A report that came by HTTPS: sealed, for its guest's token is in it."""
 
     __tablename__ = "report_inbox"
 
     job: Mapped[str] = mapped_column(String, primary_key=True)
     sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     line: Mapped[bytes]
+
+
+class SecretRow(Base):
+    """A secret that the estate names: sealed, see seal.py."""
+
+    __tablename__ = "secrets"
+
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    sealed: Mapped[str]
+    changed: Mapped[str]
+    who: Mapped[str]
 
 
 class ProvisionRow(Base):

@@ -39,6 +39,7 @@ from refloat.run import KILL_AT
 from refloat.simulated.world import World, estate
 from refloat.store.inbox import lines_after, put_line
 from refloat.store.postgres import HubLock
+from refloat.store.seal import Keys
 from refloat.store.store import Job, Store
 from refloat.store.summaries import Summaries
 from refloat.store.tables import EventRow
@@ -220,7 +221,7 @@ def test_the_lock_is_taken_again_after_the_server_was_killed(rig: Rig) -> None:
 
 
 def test_what_lists_and_the_audit_log_ask_is_the_same_there(rig: Rig) -> None:
-    store = Store.on(rig.server.store_engine())
+    store = Store.on(rig.server.store_engine(), Keys(rig.directory / "seal.key"))
     store.ensure_target("web")
     job = store.create_job("web", Mode.TEST).id
     hostile = Proof(Observer.GUEST, True, "a\0b\ud800\u2028")
@@ -245,7 +246,7 @@ def test_what_lists_and_the_audit_log_ask_is_the_same_there(rig: Rig) -> None:
 def test_writers_come_one_after_another(rig: Rig) -> None:
     """So events are never seen out of order (a stream goes on after the last number that it saw), and an
     abort never passes a mark unseen."""
-    store = Store.on(rig.server.store_engine())
+    store = Store.on(rig.server.store_engine(), Keys(rig.directory / "seal.key"))
     second = threading.Thread(target=store.emit, args=("web-1", "second", {}))
     with Session(store.engine) as session, session.begin():
         session.add(EventRow(job="web-1", at="t", kind="first", data={}))
@@ -266,7 +267,7 @@ def waiting(rig: Rig) -> bool:
 
 def test_text_that_postgresql_cannot_keep_is_kept_readable(rig: Rig) -> None:
     """A guest's or a platform's words may hold anything; SQLite takes it all."""
-    store = Store.on(rig.server.store_engine())
+    store = Store.on(rig.server.store_engine(), Keys(rig.directory / "seal.key"))
     store.ensure_target("web")
     store.release_target("web", "", TargetState.ERROR, "a\0b\ud800c")
     assert store.target("web").message == "a\ufffdb\ufffdc"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +14,14 @@ from refloat import doctor, health
 from refloat.config import Config
 from refloat.doctor import State, examine
 from refloat.errors import Unreachable
-from refloat.estate import Estate, load_estate
+from refloat.estate import load_estate
 from refloat.model import TargetState
 from refloat.platforms import Platforms
 from refloat.simulated.world import Protected, World, estate
+from refloat.store.place import STORE_FILE
+from refloat.store.seal import Keys
 from refloat.store.store import Store
+from refloat.store.vault import Vault
 
 ONE, TWO = Protected(1), Protected(2)
 
@@ -37,7 +39,7 @@ def config(tmp_path: Path) -> Config:
     return config
 
 
-def findings(config: Config, platforms: Callable[[Estate, Path], Platforms] = Platforms) -> dict[str, State]:
+def findings(config: Config, platforms: type[Platforms] = Platforms) -> dict[str, State]:
     return {one.subject: one.state for one in examine(config, platforms)}
 
 
@@ -45,6 +47,20 @@ def test_a_sound_estate(config: Config) -> None:
     asked = {f"{one.name}: {what}" for one in (ONE, TWO) for what in ("source", "destination", "controller")}
     found = findings(config)
     assert {found[subject] for subject in (*asked, "token", "room", "estate")} == {State.OK}
+
+
+def test_a_key_that_does_not_open_what_is_sealed(config: Config) -> None:
+    store = Store.open(config.data_dir / STORE_FILE, Keys(config.seal_key))
+    Vault(store.engine, store.seal).put("cloud-key", "hush", "anna")
+    store.engine.dispose()
+    assert findings(config)["secrets"] is State.OK
+    config.seal_key.unlink()
+    (shut,) = [one for one in examine(config) if one.subject == "secrets"]
+    assert shut.state is State.TROUBLE and "secret cloud-key" in shut.found and shut.hint
+    Keys(config.seal_key).make()
+    assert findings(config)["secrets"] is State.TROUBLE
+    config.seal_key.chmod(0o644)
+    assert findings(config)["secrets"] is State.TROUBLE
 
 
 def test_every_trouble_has_a_hint(config: Config) -> None:

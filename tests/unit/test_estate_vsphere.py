@@ -35,6 +35,24 @@ def written(directory: Path, **changes: Any) -> Path:
     return path
 
 
+def test_a_sealed_password(tmp_path: Path) -> None:
+    estate = load_estate(written(tmp_path, password={"sealed": "vcenter"}))
+    form = estate.sites["lab-source"]
+    assert isinstance(form, VsphereSite)
+    asked: list[str] = []
+
+    def opened(name: str) -> str:
+        asked.append(name)
+        return "hush"
+
+    password = form.settings(opened).password
+    assert str(password) == "the sealed secret vcenter" and not asked
+    assert password.read() == "hush" and asked == ["vcenter"]
+    assert estate.users_of("vcenter") == ["lab-source"] and estate.users_of("another") == []
+    with pytest.raises(Refused, match="the hub's"):
+        form.settings().password.read()
+
+
 def test_a_source_site(tmp_path: Path) -> None:
     estate = load_estate(written(tmp_path))
     form = estate.sites["lab-source"]
@@ -53,6 +71,8 @@ def test_a_source_site(tmp_path: Path) -> None:
     [
         ({"password": "plain"}, "sites.lab-source.password"),
         ({"password": {"file": "/a", "env": "B"}}, "sites.lab-source.password"),
+        ({"password": {"file": "/a", "sealed": "b"}}, "sites.lab-source.password"),
+        ({"password": {}}, "sites.lab-source.password"),
         ({"password": {}}, "sites.lab-source.password"),
         ({"password": {"value": "plain"}}, "sites.lab-source.password"),
         ({"password": None}, "sites.lab-source.password"),

@@ -29,8 +29,10 @@ from sqlalchemy.engine import Engine
 
 from refloat.errors import Busy, Failed, NotFound, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
+from refloat.store.inbox import lines_after
 from refloat.store.migrate import scripts, upgrade
 from refloat.store.postgres import Server
+from refloat.store.seal import Keys
 from refloat.store.sound import require_sound
 from refloat.store.store import Store
 from refloat.store.tables import Base
@@ -51,7 +53,7 @@ def reopen(tmp_path: Path, server: Server | None) -> Callable[[], Store]:
     """Opens the same store each time."""
     if server is None:
         return lambda: Store.open(tmp_path / "refloat.sqlite")
-    return lambda: Store.on(server.store_engine())
+    return lambda: Store.on(server.store_engine(), Keys(tmp_path / "seal.key"))
 
 
 @pytest.fixture
@@ -286,6 +288,10 @@ def test_a_store_of_the_first_release_is_upgraded_with_its_attempts(
 REVISIONS = tuple(reversed([one.revision for one in scripts().walk_revisions()]))
 
 
+# Columns that a later revision does without, and says why.
+DROPPED: dict[str, set[str]] = {"sessions": {"csrf"}}
+
+
 def test_the_revisions_form_one_line_from_the_first_release_on() -> None:
     assert REVISIONS[0] == "0001" and len(REVISIONS) >= 5 and len(scripts().get_heads()) == 1
 
@@ -308,8 +314,13 @@ def test_a_store_of_every_revision_is_upgraded_and_loses_nothing(
                 continue
             columns = kept.tables[table].c
             found = [dict(one) for one in connection.execute(select(kept.tables[table])).mappings()]
-            assert row in [{name: one[name] for name in row} for one in found], table
-            assert set(row) <= set(columns.keys())
+            went = DROPPED.get(table, set())
+            assert set(row) - set(columns.keys()) <= went, table
+            wanted = {name: value for name, value in row.items() if name not in went}
+            if table == "report_inbox":  # sealed since: it is read as the hub reads it
+                assert lines_after(store, row["job"], 0) == [(row["sequence"], row["line"])]
+                continue
+            assert wanted in [{name: one[name] for name in wanted} for one in found], table
     assert {job.id for job in store.jobs()} >= {"web-1", "web-0"} and len(store.steps("web-1")) == 3
     store.engine.dispose()
 

@@ -35,9 +35,11 @@ from refloat.model import (
 from refloat.policy import Policy
 from refloat.preview import PlanAhead, plan_ahead
 from refloat.run import Networks
+from refloat.store.seal import Seal
 from refloat.store.store import Event, Job, StepRecord, TargetStatus
 from refloat.store.summaries import Summaries
 from refloat.store.tables import Base
+from refloat.store.vault import Vault
 
 TOKEN = "test-token-0123456789abcdef"
 
@@ -72,7 +74,9 @@ class FakeHub:
         engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
         Base.metadata.create_all(engine)
         self.people, self.audit, self.summaries = People(engine), Audit(engine), Summaries(engine)
-        self.estate = SimpleNamespace(targets=self.known)
+        self.vault = Vault(engine, Seal([b"k" * 32]))
+        self.used: dict[str, list[str]] = {}  # sites by the sealed secret that they name
+        self.estate = SimpleNamespace(targets=self.known, users_of=lambda secret: self.used.get(secret, []))
 
     @property
     def hub(self) -> Hub:

@@ -130,6 +130,41 @@ def test_version(cli: Cli) -> None:
     assert set(facts(cli("version", "--json"))) == {"version"}
 
 
+def test_secrets(cli: Cli, hub: FakeHub) -> None:
+    assert cli("secret", "set", "cloud-key", answer="hush\nhush\n").exit_code == 0
+    assert hub.vault.read("cloud-key") == "hush"
+    hub.used["cloud-key"] = ["recovery"]
+    shown = cli("secret", "list")
+    assert "cloud-key" in shown.stdout and "recovery" in shown.stdout and "hush" not in shown.output
+    refused = cli("secret", "remove", "cloud-key")
+    assert refused.exit_code == 3 and "used by recovery" in refused.stderr
+    hub.used.clear()
+    assert cli("secret", "remove", "cloud-key").exit_code == 0
+    assert json.loads(cli("secret", "list", "--json").stdout) == []
+    recorded = [(one.what, one.subject) for one in hub.audit.entries()]
+    assert recorded[:2] == [("secret-remove", "cloud-key"), ("secret-set", "cloud-key")]
+    assert "hush" not in str(hub.audit.entries())
+
+
+def test_a_secret_from_standard_input(cli: Cli, hub: FakeHub) -> None:
+    transport = Session(cli.transport, interactive=lambda: False)
+    environment = {"REFLOAT_URL": URL, "REFLOAT_TOKEN": TOKEN}
+    for given, kept in (("one line\n", "one line"), ("two\nlines\n", "two\nlines")):
+        done = CliRunner().invoke(app, ["secret", "set", "key"], obj=transport, input=given, env=environment)
+        assert done.exit_code == 0 and hub.vault.read("key") == kept
+    done = CliRunner().invoke(app, ["secret", "set", "key"], obj=transport, input="", env=environment)
+    assert done.exit_code == 2 and hub.vault.read("key") == "two\nlines"
+
+
+def test_a_new_key(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path / "refloat.yaml"
+    settings.write_text(f"data_dir: {tmp_path}\n")
+    monkeypatch.setenv("REFLOAT_CONFIG", str(settings))
+    for lines in (1, 2):
+        assert cli("secret", "new-key").exit_code == 0
+        assert len((tmp_path / "seal.key").read_text().splitlines()) == lines
+
+
 def test_sync(cli: Cli, hub: FakeHub) -> None:
     done = cli("target", "sync", "web")
     assert done.exit_code == 0 and "web is ready" in done.stdout

@@ -9,7 +9,7 @@ import pytest
 
 from refloat.adapt import CHANNEL
 from refloat.errors import Refused
-from refloat.model import Callback, Facet, FacetState, GuestReport, Mode, Plan, Verdict, Word
+from refloat.model import Callback, Facet, FacetState, GuestReport, Mode, Plan, Secrets, Verdict, Word
 from refloat.reports import ReportRejected
 from refloat.simulated.world import Protected
 from tests.unit.simulated.rig import Site, until
@@ -70,6 +70,11 @@ def test_heard_by_https_alone(site: Site) -> None:
     with pytest.raises(ReportRejected) as late:
         site.hub.take_report(job, next(iter(accepted)))
     assert late.value.code == "report_over"
+    secrets = site.hub.store.load(job, "secrets", Secrets)
+    assert secrets is not None
+    for path in (site.directory / "hub").rglob("*"):  # neither the store nor the jobs' journal tells them
+        content = path.read_bytes() if path.is_file() else b""
+        assert secrets.token.encode() not in content and secrets.nonce.encode() not in content, path
 
 
 def _acknowledge(site: Site, number: int) -> None:
