@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # Messages of tools are parsed and shown: keep them in one language.
 _LOCALE = {"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
+_SECRET = frozenset({"REFLOAT_SEAL_KEY", "REFLOAT_TOKEN", "REFLOAT_PASSWORD"})
 
 
 class CommandFailed(Failed):
@@ -49,7 +50,9 @@ class Completed:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    return {**os.environ, **_LOCALE, **(extra or {})}
+    """The hub's, but what is secret in it: others may read a process's environment."""
+    open_ones = {name: value for name, value in os.environ.items() if name not in _SECRET}
+    return {**open_ones, **_LOCALE, **(extra or {})}
 
 
 def run(

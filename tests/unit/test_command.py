@@ -52,3 +52,11 @@ def test_a_silent_dialogue_ends_at_its_deadline() -> None:
     dialogue = Dialogue(["sleep", "60"])
     with pytest.raises(Failed, match="did not answer within"):
         dialogue.ask(b"anybody?", lambda _: True, timeout=0.2)
+
+
+def test_a_program_is_not_given_the_hubs_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REFLOAT_SEAL_KEY", "REFLOAT_TOKEN", "REFLOAT_PASSWORD"):
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setenv("ANOTHER", "told")
+    said = run(["env"]).text
+    assert "hush" not in said and "ANOTHER=told" in said
