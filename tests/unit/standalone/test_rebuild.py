@@ -166,8 +166,8 @@ def test_killed_while_the_tool_runs(make: Make, tmp_path: Path) -> None:
     words = ["guest", "adapt", "--trusted", "--rebuild", "--evidence", str(evidence.directory)]
     argv = [sys.executable, "-c", _PATCHED, *words, "--adapter", f"{WISHES.adapters[0].mac},ens192"]
     with subprocess.Popen([*argv, str(images[0].path)], stderr=subprocess.DEVNULL) as running:
-        _wait_for(lambda: bool(_running("mkinitramfs")), running)
-        pids = _running("mkinitramfs")
+        _wait_for(lambda: bool(_running("mkinitramfs", running.pid)), running)
+        pids = _running("mkinitramfs", running.pid)
         running.send_signal(signal.SIGKILL)
     _wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert [one for one in mounts.table() if one.is_within(str(evidence.run_dir / "rebuild"))]
@@ -176,15 +176,22 @@ def test_killed_while_the_tool_runs(make: Make, tmp_path: Path) -> None:
     assert files(images[0], tmp_path) == before
 
 
-def _running(name: str) -> list[str]:
-    """The processes that run a guest's script of that name."""
+def _running(name: str, ancestor: int) -> list[str]:
+    """The processes below that one which run a guest's script of that name."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_bytes().split(b"\0")
-            if any(word.endswith(f"/{name}".encode()) for word in words[:2]):
+            named = any(word.endswith(f"/{name}".encode()) for word in words[:2])
+            if named and ancestor in _ancestors(path.parent.name):
                 found.append(path.parent.name)
     return found
+
+
+def _ancestors(pid: str) -> Iterator[int]:
+    while int(pid) > 1:
+        pid = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        yield int(pid)
 
 
 def _wait_for(seen: Callable[[], bool], running: subprocess.Popen[bytes] | None = None) -> None:
