@@ -18,9 +18,9 @@ from refloat.estate import load_estate
 from refloat.model import TargetState
 from refloat.platforms import Platforms
 from refloat.simulated.world import Protected, World, estate
+from refloat.store.estates import EstateVersions
 from refloat.store.place import STORE_FILE
 from refloat.store.seal import Keys
-from refloat.store.estates import EstateVersions
 from refloat.store.store import Store
 from refloat.store.vault import Vault
 
