@@ -212,7 +212,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
             values[name] = override
     paths = {name: Path(values.pop(name)) for name in _PATHS if name in values}
     told = channels(values.pop("notify", []))
-    config = Config(**paths, **values, notify=told)
+    config = Config(**paths, **values, notify=told)  # type: ignore[arg-type]
     _check_log(config)
     check_tls(config)
     check_reports(config)

@@ -131,14 +131,12 @@ def of_state(
 
 
 # While one of these holds, a replica's age says nothing that its operator does not know.
-_NO_AIM = frozenset({TargetState.FAILOVER, TargetState.PROVISIONING})
+_NO_AIM = frozenset({TargetState.FAILOVER, TargetState.FAILED_OVER, TargetState.PROVISIONING})
 
 
 def rpo_alarm(state: TargetState, late: bool) -> bool | None:
     """Whether the alarm ought to be up; None: as it is."""
-    if state in _NO_AIM:
-        return None
-    return late and state is not TargetState.FAILED_OVER
+    return None if state in _NO_AIM else late
 
 
 def rpo_detail(age: float | None, rpo: int | None) -> str:

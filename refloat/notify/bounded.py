@@ -40,10 +40,13 @@ def ends_within(seconds: float, connected: socket.socket) -> Iterator[None]:
     finally:
         timer.cancel()
         duplicate.close()
+    if over.is_set():  # what was cut off may look like an end
+        raise TimeoutError(f"not done within {seconds:.0f} s")
 
 
 def trusting(ca: Path | None) -> ssl.SSLContext:
-    """Certificates and names are always checked. `ca` may be a single certificate that is nobody's authority."""
+    """Certificates and names are always checked. `ca` may be a single certificate that is nobody's
+    authority. Raises Failed (bad_tls)."""
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as error:

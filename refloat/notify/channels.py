@@ -1,5 +1,8 @@
-"""Who is told what: the rows of the setting `notify`. Whoever may write the hub's settings says where it connects
-to; what is checked here is that a row means what its writer thinks."""
+"""Who is told what: the rows of the setting `notify`.
+
+Whoever may write the hub's settings says where it connects to; what is checked here is that a row means what
+its writer thinks.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from refloat.clock import now, seconds_between
-from refloat.errors import RefloatError
+from refloat.errors import NotFound, RefloatError
 from refloat.notices import Kind, Notice
 from refloat.notify.channels import Channel, Webhook
 from refloat.notify.mail import send
@@ -105,8 +105,14 @@ class Courier:
                 found.append(ChannelStatus(name, channel.kind, channel.where, events, tally))
         return found
 
-    def channel(self, name: str) -> Channel | None:
-        return self._channels.get(name)
+    def channel(self, name: str) -> Channel:
+        if name not in self._channels:
+            raise NotFound(
+                f"the settings name no channel {name}",
+                code="unknown_channel",
+                hint="list the known ones with `refloat notify list`",
+            )
+        return self._channels[name]
 
     def test(self, channel: Channel) -> str:
         """Sends a notice that is not in the outbox; returns what the other side answered. Raises Failed,
@@ -180,15 +186,14 @@ def deliver(channel: Channel, notice: Notice, url: str) -> str:
     return send(channel, notice, url)
 
 
-def in_doubt(status: ChannelStatus) -> str:
-    """What is wrong with a channel, in words; empty: nothing."""
-    tally = status.tally
-    if tally.given_up:
-        return f"{tally.given_up} notices were given up; the last error: {tally.last_error}"
+def in_doubt(tally: Tally) -> tuple[str, bool]:
+    """What is wrong with a channel, in words (empty: nothing), and whether that is over."""
     if tally.waiting and tally.last_error:
         age = span(seconds_between(tally.oldest_waiting, now()))
-        return f"{tally.waiting} notices wait, the oldest for {age}: {tally.last_error}"
-    return ""
+        return f"{tally.waiting} notices wait, the oldest for {age}: {tally.last_error}", False
+    if tally.given_up:
+        return f"{tally.given_up} notices were given up in the last 30 days: {tally.last_error}", True
+    return "", False
 
 
 def _kill_point(parcel: Parcel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import socket
+from contextlib import suppress
 
 from refloat.errors import Failed
 from refloat.notices import Notice
@@ -28,6 +29,8 @@ def send(channel: Mail, notice: Notice, url: str, whole: float = WHOLE) -> str:
                     server.login(channel.user, password)
                 if refused := server.send_message(message):
                     raise smtplib.SMTPRecipientsRefused(refused)
+                with suppress(OSError, smtplib.SMTPException):
+                    server.putcmd("quit")  # it has taken the mail, whatever it says now
             finally:
                 server.close()
         return f"{channel.server} took it for {', '.join(channel.to)}"

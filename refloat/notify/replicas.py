@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from refloat.model import TargetState
 from refloat.notices import ALARMS, Alarm, rpo_alarm, rpo_detail
 from refloat.store.outbox import Outbox
 from refloat.store.store import Store, TargetStatus
@@ -41,7 +42,8 @@ class ReplicaWatch:
         known = self._hub.made_targets()
         for target in known:
             self._judge(outbox, target, target.name in raised)
-        for gone in raised - {target.name for target in known}:
+        protected = {target.name for target in known if target.state is not TargetState.FAILED_OVER}
+        for gone in raised - protected:
             outbox.forget(gone, Alarm.RPO)
 
     def _judge(self, outbox: Outbox, target: TargetStatus, raised: bool) -> None:

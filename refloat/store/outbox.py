@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.engine import Engine
@@ -177,28 +177,22 @@ class Outbox:
         found = {channel: Tally() for channel in self.wanted}
         with Session(self._engine) as session:
             for channel, state, count, created, ended in session.execute(counted):
-                shown = {state: count}
+                shown: dict[str, int | str] = {state: count}
                 if state == WAITING:
                     shown["oldest_waiting"] = created
                 elif state == DELIVERED:
                     shown["last_delivered"] = ended
-                found[channel] = Tally(**{**vars(found.get(channel, Tally())), **shown})
+                found[channel] = replace(found.get(channel, Tally()), **shown)  # type: ignore[arg-type]
             for channel, tally in found.items():
-                said = session.scalar(_last_error(channel))
-                found[channel] = Tally(**{**vars(tally), "last_error": said or ""})
+                found[channel] = replace(tally, last_error=_last_error(session, channel))
         return found
 
-    def given_up(self, limit: int = 50) -> list[Parcel]:
-        """Newest first."""
-        wanted = select(OutboxRow).where(OutboxRow.state == GIVEN_UP).order_by(OutboxRow.id.desc())
-        with Session(self._engine) as session:
-            return [_parcel(row) for row in session.scalars(wanted.limit(limit))]
 
-
-def _last_error(channel: str):  # type: ignore[no-untyped-def]
-    """Of what was not delivered (yet)."""
+def _last_error(session: Session, channel: str) -> str:
+    """Of what was not delivered, or not yet."""
     failed = (OutboxRow.channel == channel, OutboxRow.state != DELIVERED, OutboxRow.error != "")
-    return select(OutboxRow.error).where(*failed).order_by(OutboxRow.id.desc()).limit(1)
+    newest = select(OutboxRow.error).where(*failed).order_by(OutboxRow.id.desc()).limit(1)
+    return session.scalars(newest).one_or_none() or ""
 
 
 def _new_id() -> str:

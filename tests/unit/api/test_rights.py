@@ -49,6 +49,8 @@ WANTED = {
     ("GET", f"{V1}/secrets"): Permission.ESTATE,
     ("PUT", f"{V1}/secrets/{{name}}"): Permission.ESTATE,
     ("DELETE", f"{V1}/secrets/{{name}}"): Permission.ESTATE,
+    ("GET", f"{V1}/channels"): Permission.AUDIT,
+    ("POST", f"{V1}/channels/{{name}}/test"): Permission.ESTATE,
     ("GET", f"{V1}/metrics"): Permission.LOOK,
     ("GET", f"{V1}/audit"): Permission.AUDIT,
     ("GET", f"{V1}/audit/verify"): Permission.AUDIT,
