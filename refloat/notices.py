@@ -134,9 +134,11 @@ def of_state(
 _NO_AIM = frozenset({TargetState.FAILOVER, TargetState.FAILED_OVER, TargetState.PROVISIONING})
 
 
-def rpo_alarm(state: TargetState, late: bool) -> bool | None:
-    """Whether the alarm ought to be up; None: as it is."""
-    return None if state in _NO_AIM else late
+def rpo_alarm(state: TargetState, late: bool, age: float | None) -> bool | None:
+    """Whether the alarm ought to be up; None: as it is. Without an `age` the first sync is still to end."""
+    if state in _NO_AIM or (age is None and state is not TargetState.ERROR):
+        return None
+    return late
 
 
 def rpo_detail(age: float | None, rpo: int | None) -> str:

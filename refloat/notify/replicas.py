@@ -48,6 +48,6 @@ class ReplicaWatch:
 
     def _judge(self, outbox: Outbox, target: TargetStatus, raised: bool) -> None:
         found = self._hub.replication_of(target)
-        up = rpo_alarm(target.state, found.late)
+        up = rpo_alarm(target.state, found.late, found.age)
         if up is not None and up != raised:
             outbox.alarm(target.name, Alarm.RPO, up, rpo_detail(found.age, found.rpo))

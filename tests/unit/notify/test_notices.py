@@ -98,8 +98,10 @@ def test_kinds_by_word() -> None:
 def test_a_replicas_age(state: TargetState) -> None:
     """While a failover has the target, or nothing is protected, it is no news."""
     silent = (TargetState.FAILOVER, TargetState.FAILED_OVER, TargetState.PROVISIONING)
-    assert rpo_alarm(state, True) is (None if state in silent else True)
-    assert rpo_alarm(state, False) is (None if state in silent else False)
+    assert rpo_alarm(state, True, 900.0) is (None if state in silent else True)
+    assert rpo_alarm(state, False, 9.0) is (None if state in silent else False)
+    # A first sync that failed leaves nothing to fail over to; one that is under way is no news.
+    assert rpo_alarm(state, True, None) is (True if state is TargetState.ERROR else None)
 
 
 def test_details() -> None:
