@@ -40,6 +40,8 @@ from refloat.model import (
     TargetState,
     Verdict,
 )
+from refloat.notify.courier import Courier
+from refloat.notify.replicas import ReplicaWatch
 from refloat.platforms import Platforms
 from refloat.policy import Policy
 from refloat.preview import PlanAhead, kept, plan_ahead
@@ -47,7 +49,7 @@ from refloat.provision import Provisions, Targets
 from refloat.run import Run
 from refloat.store.place import place
 from refloat.store.seal import Keys
-from refloat.store.store import Event, Job, StepRecord, TargetStatus
+from refloat.store.store import REMINDER, Event, Job, StepRecord, TargetStatus
 from refloat.store.summaries import Summaries
 from refloat.store.vault import Vault
 from refloat.syncs import Syncs
@@ -109,6 +111,9 @@ class Hub:
             self.estate, self.platforms, self.store, config.data_dir, self.syncs.first
         )
         self._caretaker = Caretaker(self)
+        self.store.outbox.wanted = {channel.name: channel.events for channel in config.notify}
+        watch = ReplicaWatch(self)
+        self.courier = Courier(self.store.outbox, config.notify, config.url, watch.look)
         self._deciding = threading.Lock()  # one decision of an operator at a time
 
     def _use(self, estate: Estate) -> None:
@@ -137,6 +142,7 @@ class Hub:
             self.engine.start(job.id)
             self._tell_again(job.id)
         self._caretaker.start()
+        self.courier.start()
 
     def _tell_again(self, job_id: str) -> None:
         """A hub killed between recording a decision and telling the job: the job hears each only once."""
@@ -147,6 +153,7 @@ class Hub:
     def close(self) -> None:
         """Ends running syncs (the last complete sync point stays) and stops. Jobs go on at the next start."""
         self._caretaker.stop()
+        self.courier.stop()
         self.provisions.close()
         self.syncs.close()
         self.engine.close()
@@ -238,10 +245,12 @@ class Hub:
 
     # ------------------------------------------------------------ by itself
 
+    def made_targets(self) -> list[TargetStatus]:
+        return [one for one in self.targets() if self.known.is_made(one.name)]
+
     def due_syncs(self) -> list[str]:
         at = now()
-        known = [one for one in self.targets() if self.known.is_made(one.name)]
-        return [one.name for one in known if sync_due(one, self._policy(one.name), at)]
+        return [one.name for one in self.made_targets() if sync_due(one, self._policy(one.name), at)]
 
     def waiting_jobs(self) -> list[str]:
         waiting = (JobState.TEST_ACTIVE, JobState.AWAITING_COMMIT)
@@ -255,9 +264,9 @@ class Hub:
             watch_source(run)
         due = decision_due(job, settled, run.policy, now(), run.load("reminded", bool) or False)
         if due is Due.REMIND:
-            run.save("reminded", True)
             message = "the commit deadline is over: commit or roll back"
-            self.store.emit(job_id, "reminder", {"message": message})
+            self.store.emit(job_id, REMINDER, {"message": message})
+            run.save("reminded", True)  # after it: a hub killed in between reminds once more
         elif due is Due.ROLLBACK:
             self.rollback(job_id, CARETAKER, discard_writes=True, reason="its time by policy is over")
         elif due is Due.COMMIT:

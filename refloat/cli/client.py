@@ -152,6 +152,12 @@ class Client:
     def remove_secret(self, name: str) -> Data:
         return cast(Data, self._call("DELETE", f"/secrets/{_part(name)}"))
 
+    def channels(self) -> list[Data]:
+        return cast(list[Data], self._call("GET", "/channels"))
+
+    def test_channel(self, name: str) -> Data:
+        return cast(Data, self._call("POST", f"/channels/{_part(name)}/test"))
+
     def tokens(self) -> list[Data]:
         return cast(list[Data], self._call("GET", "/tokens"))
 

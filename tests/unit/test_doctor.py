@@ -15,8 +15,10 @@ from refloat.config import Config
 from refloat.doctor import State, examine
 from refloat.errors import Unreachable
 from refloat.estate import load_estate
-from refloat.model import TargetState
+from refloat.model import JobState, Mode, TargetState
+from refloat.notify.channels import Webhook
 from refloat.platforms import Platforms
+from refloat.secret import SecretRef
 from refloat.simulated.world import Protected, World, estate
 from refloat.store.estates import EstateVersions
 from refloat.store.place import STORE_FILE
@@ -138,3 +140,23 @@ def test_a_clock_that_is_off(config: Config, monkeypatch: pytest.MonkeyPatch) ->
 def test_drivers_that_are_not_there(config: Config, tmp_path: Path) -> None:
     with_drivers = Config(data_dir=config.data_dir, estate=config.estate, drivers=tmp_path / "virtio-win.iso")
     assert findings(with_drivers)["drivers"] is State.TROUBLE
+
+
+def test_who_is_told(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush")
+    hook = Webhook("ops", "https://alerts.example/T0/hush", SecretRef(str(tmp_path / "secret")))
+    telling = replace(config, notify=(hook, replace(hook, name="none", secret=SecretRef("/nonexistent"))))
+    found = findings(telling)
+    assert (found["notify ops"], found["notify none"]) == (State.OK, State.TROUBLE)
+    store = Store.open(config.data_dir / STORE_FILE)
+    store.outbox.wanted = {"ops": hook.events}
+    store.ensure_target("vm1")
+    store.set_state(store.create_job("vm1", Mode.TEST).id, JobState.RUNNING)
+    assert findings(telling)["notify ops"] is State.OK, "it is only on its way"
+    (parcel,) = store.outbox.due("ops", "2999")
+    store.outbox.failed(parcel.id, "no answer", "2999")
+    assert findings(telling)["notify ops"] is State.TROUBLE
+    store.outbox.failed(parcel.id, "no answer", "")
+    (lost,) = [one for one in examine(telling) if one.subject == "notify ops"]
+    assert lost.state is State.WARNING and "1 notices were given up" in lost.found and lost.hint
+    store.engine.dispose()

@@ -43,6 +43,7 @@ LAYERS = (
         "seen_network",
         "left_behind",
         "evidence",
+        "notify",
     ),
     ("run", "policy", "drivers", "console_states"),
     ("console",),
@@ -52,7 +53,7 @@ LAYERS = (
     ("store", "sync", "controller", "sources", "destinations"),
     ("libvirt_connection",),
     ("guest",),
-    ("model", "codec", "errors", "command", "clock", "text", "durable", "secret", "logs"),
+    ("model", "codec", "errors", "command", "clock", "text", "durable", "secret", "logs", "notices"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -34,9 +34,11 @@ from refloat.model import (
     TargetState,
     Verdict,
 )
+from refloat.notify.courier import Courier
 from refloat.policy import Policy
 from refloat.preview import PlanAhead, plan_ahead
 from refloat.run import Networks
+from refloat.store.outbox import Outbox
 from refloat.store.seal import Seal
 from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
 from refloat.store.summaries import Summaries
@@ -91,6 +93,7 @@ class FakeHub:
         engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
         Base.metadata.create_all(engine)
         self.people, self.audit, self.summaries = People(engine), Audit(engine), Summaries(engine)
+        self.courier = Courier(Outbox(engine), (), "http://127.0.0.1:8410")
         self.vault = Vault(engine, Seal([b"k" * 32]))
         self.used: dict[str, list[str]] = {}  # sites by the sealed secret that they name
         self.taken: list[Estate] = []  # the estates that were applied

@@ -54,6 +54,8 @@ WANTED = {
     ("POST", f"{V1}/estate/diff"): Permission.ESTATE,
     ("GET", f"{V1}/estate/versions"): Permission.LOOK,
     ("GET", f"{V1}/estate/versions/{{number}}"): Permission.ESTATE,
+    ("GET", f"{V1}/channels"): Permission.AUDIT,
+    ("POST", f"{V1}/channels/{{name}}/test"): Permission.ESTATE,
     ("GET", f"{V1}/metrics"): Permission.LOOK,
     ("GET", f"{V1}/audit"): Permission.AUDIT,
     ("GET", f"{V1}/audit/verify"): Permission.AUDIT,
