@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from refloat.errors import Refused
 from refloat.logs import FORMATS, LEVELS
+from refloat.notify.channels import Channel, channels
 from refloat.store import KEY_FILE
 
 # The first that exists: a real installation's file goes before the lab's.
@@ -50,6 +52,8 @@ class Config:
     Reports by HTTPS: `report_listen` is where the hub hears them, `report_url` ("https://10.0.0.2:8411") what
     guests call that address; without it there are none. `report_cert` and `report_key` (PEM) are shown to
     guests, who trust `report_ca`, or that certificate itself; without them the hub makes its own.
+
+    `notify` are the webhooks and mail addresses that are told what happens: docs/notifications.md.
     """
 
     data_dir: Path = Path("/var/lib/refloat")
@@ -70,6 +74,7 @@ class Config:
     store: str = ""
     store_password_file: Path | None = None
     seal_key_file: Path | None = None
+    notify: tuple[Channel, ...] = ()
 
     @property
     def url(self) -> str:
@@ -206,7 +211,8 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
         if override:
             values[name] = override
     paths = {name: Path(values.pop(name)) for name in _PATHS if name in values}
-    config = Config(**paths, **values)  # type: ignore[arg-type]
+    told = channels(values.pop("notify", []))
+    config = Config(**paths, **values, notify=told)  # type: ignore[arg-type]
     _check_log(config)
     check_tls(config)
     check_reports(config)
@@ -214,7 +220,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
     return config
 
 
-def _read(file: Path) -> dict[str, str]:
+def _read(file: Path) -> dict[str, Any]:
     import yaml  # here, not above: the command line must answer --help quickly
 
     try:
@@ -231,4 +237,4 @@ def _read(file: Path) -> dict[str, str]:
         return {}
     if not isinstance(data, dict):
         raise Refused(f"{file}: expected settings, one a line", code="bad_config", hint="see docs/config.md")
-    return {str(key): str(value) for key, value in data.items()}
+    return {str(key): value if key == "notify" else str(value) for key, value in data.items()}

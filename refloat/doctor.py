@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,11 +21,16 @@ from refloat.clock import now
 from refloat.config import Config
 from refloat.errors import NotFound, RefloatError
 from refloat.estate import Estate, load_estate
+from refloat.estate.live import newest_text, unlike
+from refloat.estate.load import parse_estate
 from refloat.health import judged
 from refloat.model import HealthState, PowerState, Target, TargetState
+from refloat.notify.channels import Channel, Webhook
+from refloat.notify.courier import in_doubt
 from refloat.platforms import Platforms
 from refloat.provision import Targets
 from refloat.secret import Opened, none_sealed
+from refloat.store.outbox import Outbox, Tally
 from refloat.store.place import reading
 from refloat.store.postgres import Server
 from refloat.store.seal import Keys
@@ -57,12 +63,13 @@ def examine(
 ) -> Iterator[Finding]:
     """Every finding, as it is made."""
     yield from _hub(config)
+    yield from _channels(config)
     try:
-        estate = load_estate(config.estate)
+        estate, found = _estate(config)
     except RefloatError as error:
         yield Finding("estate", State.TROUBLE, error.message, error.hint)
         return
-    yield Finding("estate", State.OK, f"{config.estate}: {len(estate.targets)} targets")
+    yield found
     platforms = platforms_of(estate, config.data_dir, lambda name: _opened(config, name))
     for name in estate.targets:
         target, state = _known(config, estate, name)
@@ -73,6 +80,27 @@ def examine(
         yield from _target(platforms, target, state)
         if estate.sites[target.site].platform != "simulated":
             yield _key(target)
+
+
+def _estate(config: Config) -> tuple[Estate, Finding]:
+    """The one that the hub works with: its newest version, or the file before there is one."""
+    engine = reading(config.data_dir, config.store, config.store_password_file)
+    try:
+        kept = None if engine is None else newest_text(engine)
+    except SQLAlchemyError:  # of an older hub, or none
+        kept = None
+    finally:
+        if engine is not None:
+            engine.dispose()
+    if kept is None:
+        estate = load_estate(config.estate)
+        return estate, Finding("estate", State.OK, f"{config.estate}: {len(estate.targets)} targets")
+    number, text = kept
+    estate = parse_estate(text, f"estate version {number}")
+    if said := unlike(config.estate, text, number):
+        hint = "say in the file what is meant and apply it, or write it anew: `refloat export > FILE`"
+        return estate, Finding("estate", State.WARNING, said, hint)
+    return estate, Finding("estate", State.OK, f"version {number}: {len(estate.targets)} targets")
 
 
 # ---------------------------------------------------------------- the hub's machine
@@ -107,6 +135,35 @@ def _hub(config: Config) -> Iterator[Finding]:
             str(config.drivers) if there else f"{config.drivers} does not exist",
             "" if there else "set `drivers` to a virtio-win ISO or folder",
         )
+
+
+def _channels(config: Config) -> Iterator[Finding]:
+    """Of those who are told what happens: their secrets, and whether notices reach them. Nothing is sent."""
+    for channel in config.notify:
+        yield _asked(f"notify {channel.name}", partial(_channel, config, channel))
+
+
+def _channel(config: Config, channel: Channel) -> Finding:
+    secret = channel.secret if isinstance(channel, Webhook) else channel.password
+    if secret and secret.file:  # the hub's environment is not this one
+        secret.read()
+    doubt, lost = in_doubt(_tally(config, channel.name))
+    if doubt:
+        hint = f"mend it, then `refloat notify test {channel.name}`"
+        return Finding("", State.WARNING if lost else State.TROUBLE, doubt, hint)
+    return Finding("", State.OK, f"{channel.kind} to {channel.where}")
+
+
+def _tally(config: Config, channel: str) -> Tally:
+    engine = reading(config.data_dir, config.store, config.store_password_file)
+    if engine is None:
+        return Tally()
+    try:
+        return Outbox(engine).tallies().get(channel, Tally())
+    except SQLAlchemyError:  # of an older hub, or none: nothing was sent; the store itself is looked at above
+        return Tally()
+    finally:
+        engine.dispose()
 
 
 def _database(config: Config) -> Finding:

@@ -22,7 +22,7 @@ def safe(text: object, *, keep: str = "") -> str:
 def _safe_character(character: str, keep: str) -> str:
     if character in keep or character.isprintable():
         return character
-    if character in "\n\r\t":
+    if character in "\n\r\t\u2028\u2029":
         return " "
     return _MARK if unicodedata.category(character) in _UNSAFE else character
 

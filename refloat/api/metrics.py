@@ -48,6 +48,7 @@ class _Figures(Collector):
         yield _by("refloat_targets", "Targets by state", "state", _all(TargetState, targets))
         yield _by("refloat_jobs", "Jobs by state", "state", _all(JobState, summaries.jobs_by_state()))
         yield _by("refloat_verdicts", "Jobs by verdict", "verdict", _all(Word, summaries.jobs_by_verdict()))
+        yield _notices(hub)
         known = [(target, hub.replication_of(target)) for target in hub.targets()]
         ages = {target.name: found.age for target, found in known if found.age is not None}
         yield _by("refloat_replica_age_seconds", "Age of the last complete sync point", "target", ages)
@@ -55,6 +56,15 @@ class _Figures(Collector):
         yield _by("refloat_replica_late", "1 where the age is above the policy's aim", "target", late)
         ready = {target.name: float(target.readiness.ready) for target, _ in known if target.readiness}
         yield _by("refloat_ready", "1 where a failover now would not be refused", "target", ready)
+
+
+def _notices(hub: Hub) -> Metric:
+    text = "Notices that still wait, and that were given up in the last 30 days"
+    family = GaugeMetricFamily("refloat_notices", text, labels=["channel", "state"])
+    for one in hub.courier.statuses():
+        family.add_metric([one.name, "waiting"], one.tally.waiting)
+        family.add_metric([one.name, "given_up"], one.tally.given_up)
+    return family
 
 
 def _all(states: Iterable[str], counts: dict[str, int]) -> dict[str, float]:

@@ -32,6 +32,7 @@ from refloat.model import (
     TargetState,
 )
 from refloat.store import KEY_FILE
+from refloat.store.outbox import Outbox
 from refloat.store.seal import Keys, Seal
 from refloat.store.sealed import RECORDS, opened_record, sealed_record, take_seal
 from refloat.store.sound import require_sound
@@ -39,6 +40,7 @@ from refloat.store.tables import AttemptRow, EventRow, JobRow, RecordRow, StartR
 
 T = TypeVar("T")
 ANY = frozenset(TargetState)
+REMINDER = "reminder"  # the event that nobody decided in time
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Store:
     def __init__(self, engine: Engine, seal: Seal | None = None) -> None:
         self.engine = engine
         self._seal = seal
+        self.outbox = Outbox(engine)  # the hub's settings say who is to be told
 
     @property
     def seal(self) -> Seal:
@@ -207,6 +210,7 @@ class Store:
         with self._session() as session:
             row = _known(session.get(TargetRow, name), "target", name)
             row.health, row.health_state = encode(health), health.state
+            self.outbox.controller_is(session, name, health)
 
     def set_paused(self, name: str, paused: bool) -> None:
         """Whether syncs by schedule or by request are held back. A sync under way goes on to its end."""
@@ -319,6 +323,7 @@ class Store:
             if not changed:
                 return False
             session.add(EventRow(job=job_id, at=now(), kind="state", data={"state": str(state)}))
+            self.outbox.job_enters(session, row, before, error)
             if release is not None:
                 _release(session, row.target, job_id, release, error.message if error else "")
             return True
@@ -396,6 +401,8 @@ class Store:
     def emit(self, job_id: str, kind: str, data: dict[str, Any]) -> None:
         with self._session() as session:
             session.add(EventRow(job=job_id, at=now(), kind=kind, data=data))
+            if kind == REMINDER:
+                self.outbox.reminder(session, job_id)
 
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
         with self._session() as session:

@@ -183,6 +183,19 @@ class SecretRow(Base):
     who: Mapped[str]
 
 
+class EstateRow(Base):
+    """An estate that was applied, as it was written."""
+
+    __tablename__ = "estates"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str]
+    sha256: Mapped[str]
+    at: Mapped[str]
+    who: Mapped[str]
+    reason: Mapped[str]
+
+
 class ProvisionRow(Base):
     """What was made for a target through its platform's API."""
 
@@ -190,3 +203,31 @@ class ProvisionRow(Base):
 
     target: Mapped[str] = mapped_column(String, primary_key=True)
     data: Mapped[dict[str, Any]]
+
+
+class OutboxRow(Base):
+    """A notice for one channel. It is written together with what it tells of: see outbox.py."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    channel: Mapped[str]
+    notice: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_try: Mapped[str]
+    created: Mapped[str]
+    error: Mapped[str] = mapped_column(default="")  # of the last attempt
+    ended: Mapped[str] = mapped_column(default="")  # when it was delivered, or given up
+
+    __table_args__ = (Index("ix_outbox_due", "channel", "state", "next_try"),)
+
+
+class AlarmRow(Base):
+    """What is wrong with a target and has been told; it goes when that is over."""
+
+    __tablename__ = "alarms"
+
+    target: Mapped[str] = mapped_column(String, primary_key=True)
+    alarm: Mapped[str] = mapped_column(String, primary_key=True)
+    since: Mapped[str]

@@ -5,6 +5,7 @@ It takes up what an earlier one left, does what is asked unless it is done, and 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from refloat.estate import Estate
 from refloat.hub import Hub
 from refloat.jobs import engine
 from refloat.model import JobState, Mode, TargetState
+from refloat.notify.channels import channels
 from refloat.simulated.world import Protected, World, estate
 from refloat.syncs import SYNC_HOLDER
 from tests.unit.simulated.rig import SETTLED, until
@@ -30,10 +32,12 @@ POLICY = {"report_deadline": 30}
 def config(directory: Path) -> Config:
     """With the store of the settings' environment, if there is one."""
     password = os.environ.get("REFLOAT_STORE_PASSWORD_FILE")
+    told = directory / "notify.json"
     return Config(
         data_dir=directory / "hub",
         store=os.environ.get("REFLOAT_STORE", ""),
         store_password_file=Path(password) if password else None,
+        notify=channels(json.loads(told.read_text())) if told.exists() else (),
     )
 
 
@@ -101,6 +105,8 @@ def main(directory: Path, what: str) -> None:
     hub = open_hub(directory)
     if what.startswith("try "):
         attempt(hub, what.removeprefix("try "))
+    elif what == "deliver":
+        until(lambda: not any(one.waiting for one in hub.store.outbox.tallies().values()), "all is told")
     elif what in tuple(Mode):
         fail_over(hub, Mode(what))
     else:

@@ -15,9 +15,12 @@ from refloat.config import Config
 from refloat.doctor import State, examine
 from refloat.errors import Unreachable
 from refloat.estate import load_estate
-from refloat.model import TargetState
+from refloat.model import JobState, Mode, TargetState
+from refloat.notify.channels import Webhook
 from refloat.platforms import Platforms
+from refloat.secret import SecretRef
 from refloat.simulated.world import Protected, World, estate
+from refloat.store.estates import EstateVersions
 from refloat.store.place import STORE_FILE
 from refloat.store.seal import Keys
 from refloat.store.store import Store
@@ -67,6 +70,21 @@ def test_every_trouble_has_a_hint(config: Config) -> None:
     config.estate.write_text("version: 1\n")
     troubles = [one for one in examine(config) if one.state is not State.OK]
     assert {one.subject for one in troubles} >= {"estate"} and all(one.hint for one in troubles)
+
+
+def test_the_estate_is_the_one_that_the_hub_works_with(config: Config) -> None:
+    """Its newest version; a file that says something else is told, and nothing of it is examined."""
+    kept = yaml.safe_load(config.estate.read_text())
+    del kept["targets"][TWO.name]
+    store = Store.open(config.data_dir / "refloat.sqlite")
+    assert findings(config)["estate"] is State.OK, "there is no version yet: the file holds"
+    EstateVersions(store.engine).add(1, yaml.safe_dump(kept), "anna", "")
+    store.engine.dispose()
+    found = {one.subject: one for one in examine(config)}
+    assert found["estate"].state is State.WARNING and "differs from version 1" in found["estate"].found
+    assert f"{ONE.name}: source" in found and f"{TWO.name}: source" not in found
+    config.estate.write_text(yaml.safe_dump(kept))
+    assert findings(config)["estate"] is State.OK
 
 
 def test_files_that_others_can_read(config: Config, tmp_path: Path) -> None:
@@ -122,3 +140,23 @@ def test_a_clock_that_is_off(config: Config, monkeypatch: pytest.MonkeyPatch) ->
 def test_drivers_that_are_not_there(config: Config, tmp_path: Path) -> None:
     with_drivers = Config(data_dir=config.data_dir, estate=config.estate, drivers=tmp_path / "virtio-win.iso")
     assert findings(with_drivers)["drivers"] is State.TROUBLE
+
+
+def test_who_is_told(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush")
+    hook = Webhook("ops", "https://alerts.example/T0/hush", SecretRef(str(tmp_path / "secret")))
+    telling = replace(config, notify=(hook, replace(hook, name="none", secret=SecretRef("/nonexistent"))))
+    found = findings(telling)
+    assert (found["notify ops"], found["notify none"]) == (State.OK, State.TROUBLE)
+    store = Store.open(config.data_dir / STORE_FILE)
+    store.outbox.wanted = {"ops": hook.events}
+    store.ensure_target("vm1")
+    store.set_state(store.create_job("vm1", Mode.TEST).id, JobState.RUNNING)
+    assert findings(telling)["notify ops"] is State.OK, "it is only on its way"
+    (parcel,) = store.outbox.due("ops", "2999")
+    store.outbox.failed(parcel.id, "no answer", "2999")
+    assert findings(telling)["notify ops"] is State.TROUBLE
+    store.outbox.failed(parcel.id, "no answer", "")
+    (lost,) = [one for one in examine(telling) if one.subject == "notify ops"]
+    assert lost.state is State.WARNING and "1 notices were given up" in lost.found and lost.hint
+    store.engine.dispose()

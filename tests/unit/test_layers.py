@@ -44,6 +44,7 @@ LAYERS = (
         "left_behind",
         "report_ways",
         "evidence",
+        "notify",
     ),
     ("run", "policy", "drivers", "console_states"),
     ("console",),
@@ -53,7 +54,7 @@ LAYERS = (
     ("store", "sync", "controller", "sources", "destinations"),
     ("libvirt_connection",),
     ("guest",),
-    ("model", "codec", "errors", "command", "clock", "text", "durable", "secret", "logs"),
+    ("model", "codec", "errors", "command", "clock", "text", "durable", "secret", "logs", "notices"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -11,6 +11,7 @@ from refloat.config import Config
 from refloat.estate import Estate
 from refloat.hub import Hub
 from refloat.model import JobState, Mode, OperatorDecision, TargetState
+from refloat.notify.channels import Channel
 from refloat.simulated.world import Protected, World, estate
 
 WITHIN = 60.0  # seconds
@@ -36,6 +37,8 @@ def until(holds: Callable[[], bool], what: str = "it") -> None:
 class Site:
     """A world with some protected VMs, and the hub over it."""
 
+    notify: tuple[Channel, ...] = ()
+
     def __init__(self, directory: Path, *protected: Protected, **policy: Any) -> None:
         self.directory, self.protected = directory, protected
         self.policy = {"report_deadline": 10, **policy}
@@ -46,7 +49,7 @@ class Site:
 
     def opened(self) -> Hub:
         form = Estate.model_validate(estate(self.world.directory, self.protected, self.policy))
-        hub = Hub(Config(data_dir=self.directory / "hub"), form)
+        hub = Hub(Config(data_dir=self.directory / "hub", notify=self.notify), form)
         # The hub's own platforms, so that a test can reach into them.
         hub.platforms._worlds[str(self.world.directory)] = self.world
         hub.open()
