@@ -35,6 +35,7 @@ DAY = 86_400.0
 ASK_AGAIN = 10.0  # seconds
 
 log = logging.getLogger(__name__)
+_dbos_log = logging.getLogger("dbos")
 
 T = TypeVar("T")
 _run_of: Callable[[str], Run]
@@ -55,6 +56,11 @@ class Json(Serializer):
 
 def _describe(value: Any) -> Any:
     return list(value) if isinstance(value, tuple | set) else repr(value)
+
+
+def _is_no_cancelled_wait(record: logging.LogRecord) -> bool:
+    """Each job that waits is cancelled when the hub stops: that is how it stops."""
+    return not record.getMessage().startswith("Asyncio task cancelled")
 
 
 class Engine:
@@ -104,6 +110,7 @@ class Engine:
 
         A step that is acting goes on in its thread; the process should end soon after.
         """
+        _dbos_log.addFilter(_is_no_cancelled_wait)
         self._call(_cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
