@@ -24,6 +24,7 @@ LAYERS = (
         "caretaker",
         "provision",
         "doctor",
+        "backup",
         "tls",
     ),
     ("jobs",),
