@@ -89,6 +89,8 @@ def _show(found: dict[str, Any]) -> None:
             new = one["new"] or "(nothing)"
             value = new if change["what"] == "added" else f"{one['old'] or '(nothing)'} -> {new}"
             say(f"    {one['field']}: {value}")
+    for one in found["reach"]:
+        say(f"new on the hub's machine: {one}")
     if not found["changes"]:
         say(f"nothing changes: it means what version {found['base']} means, which is in use")
 
