@@ -96,7 +96,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _confirm(ctx: typer.Context, yes: bool, found: dict[str, Any]) -> None:
-    question = f"apply these {len(found['changes'])} changes to version {found['base']}?"
+    question = f"apply this to version {found['base']}?"
     if not yes and not (session_of(ctx).interactive() and typer.confirm(safe(question), err=True)):
         raise Refused("the changes were not confirmed", code="not_confirmed", hint="say so with --yes")
 

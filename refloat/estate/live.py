@@ -129,7 +129,7 @@ class LiveEstate:
                     code="estate_in_use",
                     hint="nothing was changed; do what is said, or leave these objects as they are",
                 )
-            for target in compared.estate.targets:
+            for target in compared.estate.targets.keys() - self._now().targets.keys():
                 self._store.ensure_target(target)
             self._keep(base + 1, text, by, reason)
             self._estate = compared.estate
@@ -175,7 +175,7 @@ def unlike(file: Path, text: str, number: int) -> str:
     if not changes:
         return ""
     return (
-        f"{file} differs from version {number} of the estate, which is in use, in {len(changes)} objects: "
+        f"{file} differs from version {number} of the estate, which is in use, in {len(changes)} of its objects: "
         f"`refloat apply {file}` shows them, and takes the file over"
     )
 
