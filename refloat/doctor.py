@@ -21,6 +21,8 @@ from refloat.clock import now
 from refloat.config import Config
 from refloat.errors import NotFound, RefloatError
 from refloat.estate import Estate, load_estate
+from refloat.estate.live import newest_text, unlike
+from refloat.estate.load import parse_estate
 from refloat.health import judged
 from refloat.model import HealthState, PowerState, Target, TargetState
 from refloat.notify.channels import Channel, Webhook
@@ -63,11 +65,11 @@ def examine(
     yield from _hub(config)
     yield from _channels(config)
     try:
-        estate = load_estate(config.estate)
+        estate, found = _estate(config)
     except RefloatError as error:
         yield Finding("estate", State.TROUBLE, error.message, error.hint)
         return
-    yield Finding("estate", State.OK, f"{config.estate}: {len(estate.targets)} targets")
+    yield found
     platforms = platforms_of(estate, config.data_dir, lambda name: _opened(config, name))
     for name in estate.targets:
         target, state = _known(config, estate, name)
@@ -78,6 +80,27 @@ def examine(
         yield from _target(platforms, target, state)
         if estate.sites[target.site].platform != "simulated":
             yield _key(target)
+
+
+def _estate(config: Config) -> tuple[Estate, Finding]:
+    """The one that the hub works with: its newest version, or the file before there is one."""
+    engine = reading(config.data_dir, config.store, config.store_password_file)
+    try:
+        kept = None if engine is None else newest_text(engine)
+    except SQLAlchemyError:  # of an older hub, or none
+        kept = None
+    finally:
+        if engine is not None:
+            engine.dispose()
+    if kept is None:
+        estate = load_estate(config.estate)
+        return estate, Finding("estate", State.OK, f"{config.estate}: {len(estate.targets)} targets")
+    number, text = kept
+    estate = parse_estate(text, f"estate version {number}")
+    if said := unlike(config.estate, text, number):
+        hint = "say in the file what is meant and apply it, or write it anew: `refloat export > FILE`"
+        return estate, Finding("estate", State.WARNING, said, hint)
+    return estate, Finding("estate", State.OK, f"version {number}: {len(estate.targets)} targets")
 
 
 # ---------------------------------------------------------------- the hub's machine

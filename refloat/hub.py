@@ -18,7 +18,8 @@ from refloat.caretaker import Caretaker, Due, Replication, decision_due, replica
 from refloat.clock import now
 from refloat.config import Config
 from refloat.errors import Busy, InvariantViolated, Refused
-from refloat.estate import Estate, load_estate
+from refloat.estate import Estate
+from refloat.estate.live import LiveEstate, with_steady_estate
 from refloat.evidence import bundle
 from refloat.failover import COMMIT, RUNS_LIVE, check_invariants
 from refloat.fence import watch_source
@@ -70,14 +71,18 @@ ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
 
 
 class Hub:
-    """Every method raises NotFound for unknown names and Refused or Busy when nothing was done."""
+    """Every method raises NotFound for unknown names and Refused or Busy when nothing was done.
+
+    Without an `estate` it has the newest version that it keeps, or the file of the settings as the first one.
+    """
 
     callback: Callback | None = None  # where guests report by HTTPS
 
-    def __init__(self, config: Config, estate: Estate, platforms: Platforms | None = None) -> None:
+    def __init__(
+        self, config: Config, estate: Estate | None = None, platforms: Platforms | None = None
+    ) -> None:
         self.data_dir = config.data_dir
         self.drivers = config.drivers
-        self.estate = estate
         self._lock = _only_hub(config.data_dir)
         try:
             self._place = place(
@@ -87,21 +92,36 @@ class Hub:
             self._lock.close()
             raise
         self.store = self._place.store()
+        self.audit = Audit(self.store.engine)
+        self.estates = LiveEstate(self.store, self.audit, self._use)
+        try:
+            self.estate = self.estates.given(estate) if estate else self.estates.at_start(config.estate)
+        except BaseException:
+            self._let_go()
+            raise
         self.vault = Vault(self.store.engine, self.store.seal)
-        self.platforms = platforms or Platforms(estate, config.data_dir, self.vault.read)
+        self.platforms = platforms or Platforms(self.estate, config.data_dir, self.vault.read)
         self.summaries = Summaries(self.store.engine)
         self.people = People(self.store.engine)
-        self.audit = Audit(self.store.engine)
         self._second = SecondPerson(self.store.engine)
         self.engine = Engine(self._place.journal(), lambda job_id: self.run(job_id))
-        self.known = Targets(estate, self.store)
+        self.known = Targets(self.estate, self.store)
         self.syncs = Syncs(self.known, self.platforms, self.store, config.data_dir, self._without_job)
-        self.provisions = Provisions(estate, self.platforms, self.store, config.data_dir, self.syncs.first)
+        self.provisions = Provisions(
+            self.estate, self.platforms, self.store, config.data_dir, self.syncs.first
+        )
         self._caretaker = Caretaker(self)
         self.store.outbox.wanted = {channel.name: channel.events for channel in config.notify}
         watch = ReplicaWatch(self)
         self.courier = Courier(self.store.outbox, config.notify, config.url, watch.look)
         self._deciding = threading.Lock()  # one decision of an operator at a time
+
+    def _use(self, estate: Estate) -> None:
+        """Another estate, at once: LiveEstate has seen that nothing under way relies on what it changes."""
+        self.known.use(estate)
+        self.provisions.use(estate)
+        self.platforms.use(estate)
+        self.estate = estate
 
     def open(self) -> None:
         """Takes up everything that an earlier hub left: targets, syncs that died with it, unfinished jobs."""
@@ -113,7 +133,7 @@ class Hub:
         for job in unfinished:
             if job.target not in self.estate.targets:
                 raise Refused(
-                    f"job {job.id} is {job.state}, but its target {job.target} is not in the estate file",
+                    f"job {job.id} is {job.state}, but its target {job.target} is not in the estate",
                     code="bad_estate",
                     hint="put the target back until the job is finished",
                 )
@@ -137,6 +157,9 @@ class Hub:
         self.provisions.close()
         self.syncs.close()
         self.engine.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.store.engine.dispose()
         self._place.close()
         self._lock.close()
@@ -183,6 +206,7 @@ class Hub:
         known = kept(self.data_dir / "targets" / self.estate.target(name).name)
         return plan_ahead(name, known, mode, self.estate.networks(), self._policy(name))
 
+    @with_steady_estate
     def start_sync(self, name: str, full: bool = False, by: str = "") -> None:
         """Starts a sync in the background; its progress and outcome are in the target's status. Without
         `by` it is one of the schedule's: nobody's decision."""
@@ -191,12 +215,14 @@ class Hub:
             self.audit.record(by, "sync", name, full=full)
         self.syncs.start(name, full)
 
+    @with_steady_estate
     def add_target(self, name: str, by: str = UNNAMED) -> None:
         """Makes the target's controller and its first sync, in the background: see provision.py."""
         self.estate.target(name)
         self.audit.record(by, "target-add", name)
         self.provisions.add(name)
 
+    @with_steady_estate
     def remove_target(self, name: str, by: str = UNNAMED) -> None:
         self.audit.record(by, "target-remove", name)
         self.provisions.remove(name)
@@ -248,6 +274,7 @@ class Hub:
 
     # ------------------------------------------------------------ jobs
 
+    @with_steady_estate
     def start_failover(
         self,
         target: str,
@@ -488,7 +515,7 @@ def _only_hub(data_dir: Path) -> Any:
 
 
 def open_hub(config: Config, callback: Callback | None = None) -> Hub:
-    hub = Hub(config, load_estate(config.estate))
+    hub = Hub(config)
     hub.callback = callback
     hub.open()
     return hub

@@ -38,10 +38,33 @@ class Platforms:
         self._controllers: dict[str, ControllerClient] = {}
         self._worlds: dict[str, World] = {}
 
+    def use(self, estate: Estate) -> None:
+        """Drivers of what is another now are made anew. Who works with an old one keeps it to the end.
+
+        Everything else takes the kept drivers first and then reads the estate: what it makes by the old one
+        comes into the old set, and is not found again.
+        """
+        old = self._estate
+        for name, form in old.targets.items():
+            if estate.targets.get(name) != form:
+                self.forget(name)
+        self._estate = estate
+        sources, destinations = dict(self._sources), dict(self._destinations)
+        controllers = dict(self._controllers)
+        other = {site for site in old.sites if estate.sites.get(site) != old.sites[site]}
+        for site in other:
+            sources.pop(site, None)
+            destinations.pop(site, None)
+        for name, form in old.targets.items():
+            if form.site in other or estate.targets.get(name) != form:
+                controllers.pop(name, None)
+        self._sources, self._destinations, self._controllers = sources, destinations, controllers
+
     def source(self, site: str) -> Source:
-        if site not in self._sources:
-            self._sources[site] = self._new_source(site)
-        return self._sources[site]
+        known = self._sources
+        if site not in known:
+            known[site] = self._new_source(site)
+        return known[site]
 
     def _new_source(self, site: str) -> Source:
         form = self._estate.sites[site]
@@ -58,7 +81,8 @@ class Platforms:
         return LibvirtSource(form.uri)
 
     def destination(self, site: str) -> Destination:
-        if site not in self._destinations:
+        known = self._destinations
+        if site not in known:
             form = self._estate.sites[site]
             if isinstance(form, SimulatedSite):
                 return self._world(form.uri).destination
@@ -70,25 +94,25 @@ class Platforms:
                 )
             if isinstance(form, CloudStackSite):
                 journals = self._data_dir / "cloudstack" / site
-                self._destinations[site] = CloudStackDestination(form.settings(self._opened), journals)
-                return self._destinations[site]
+                known[site] = CloudStackDestination(form.settings(self._opened), journals)
+                return known[site]
             networks = {name: _attach(network) for name, network in form.networks.items()}
-            self._destinations[site] = LibvirtDestination(form.uri, networks)
-        return self._destinations[site]
+            known[site] = LibvirtDestination(form.uri, networks)
+        return known[site]
 
     def controller(self, target: Target) -> ControllerClient:
-        site = self._estate.sites[target.site]
+        known, site = self._controllers, self._estate.sites[target.site]
         if isinstance(site, SimulatedSite):
             return self._world(site.uri).controller(target.controller_vm)
-        if target.name not in self._controllers:
+        if target.name not in known:
             destination = self.destination(target.site)
             endpoint = target.endpoint
-            self._controllers[target.name] = ControllerClient(
+            known[target.name] = ControllerClient(
                 endpoint,
                 reach=lambda: destination.reach(target.controller_vm, endpoint.address, endpoint.port),
                 state_dir=self._data_dir / "targets" / target.name,
             )
-        return self._controllers[target.name]
+        return known[target.name]
 
     def provisioner(self, site: str) -> Provisioner:
         """What makes controllers there. Raises Refused where they cannot be made by the platform's API."""

@@ -56,10 +56,14 @@ class Targets:
     def __init__(self, estate: Estate, store: Store) -> None:
         self._estate, self._store = estate, store
 
+    def use(self, estate: Estate) -> None:
+        self._estate = estate
+
     def target(self, name: str) -> Target:
         """Raises Refused (not_provisioned) where the controller is still to be made."""
-        wish = self._estate.target(name)
-        made = self._made(name)
+        estate = self._estate  # one for all of it: it may become another one meanwhile
+        wish = estate.target(name)
+        made = self._made(estate, name)
         if made is None:
             raise Refused(
                 f"target {name} has no controller yet",
@@ -69,11 +73,11 @@ class Targets:
         return replace(made, policy=wish.policy)
 
     def is_made(self, name: str) -> bool:
-        return self._made(name) is not None
+        return self._made(self._estate, name) is not None
 
-    def _made(self, name: str) -> Target | None:
-        if self._estate.targets[name].provision is None:
-            return self._estate.target(name)
+    def _made(self, estate: Estate, name: str) -> Target | None:
+        if (wish := estate.target(name)) and estate.targets[name].provision is None:
+            return wish
         provision = load_provision(self._store, name)
         made = provision is not None and provision.stage is ProvisionStage.MADE
         return provision.target if provision and made else None
@@ -98,6 +102,9 @@ class Provisions:
         self._data_dir, self._first_sync = data_dir, first_sync
         self._threads: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
+
+    def use(self, estate: Estate) -> None:
+        self._estate = estate
 
     def take_up(self) -> None:
         """What a killed hub left claimed is free again; what it had begun waits to be told to go on."""

@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.security import HTTPBearer
 
 from refloat import __version__
-from refloat.api import access, jobs, metrics, notify, problems, secrets, targets
+from refloat.api import access, estate, jobs, metrics, notify, problems, secrets, targets
 from refloat.api.common import hub_of
 from refloat.api.door import Door
 from refloat.api.examples import codes_in_words, with_examples
@@ -20,7 +20,10 @@ from refloat.api.schemas import Health, Ready
 if TYPE_CHECKING:
     from refloat.hub import Hub
 
-ROUTERS = (targets.router, jobs.router, access.router, secrets.router, notify.router, metrics.router)
+ROUTERS = (
+    *(targets.router, jobs.router, access.router, secrets.router, estate.router),
+    *(notify.router, metrics.router),
+)
 
 _DESCRIPTION = """
 Promotes a protected VM's replica into a running, verified VM, and can put everything back.

@@ -92,6 +92,20 @@ _ADAPTER = {
     "dns": ["10.20.30.3"],
     "reason": "ens192 is static with 10.20.30.40/24 (its slot gives it the name ens192)",
 }
+_VERSION = {
+    "number": 3,
+    "sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+    "at": _AT,
+    "who": "anna",
+    "reason": "web is gold now",
+}
+_ESTATE_TEXT = "version: 1\nsites: {}\nprotected: {}\ntargets: {}\n"
+_ESTATE_CHANGE = {
+    "what": "changed",
+    "kind": "protected",
+    "name": "web",
+    "fields": [{"field": "policy", "old": "silver", "new": "gold"}],
+}
 _FSTAB = {
     "path": "/etc/fstab",
     "kind": "file",
@@ -125,6 +139,15 @@ _PLAN = {
 EXAMPLES: dict[str, dict[str, Any]] = {
     "AuditPage": {"entries": [_ENTRY], "next": 0},
     "DecisionIn": {"reason": "this was a drill", "discard_writes": True},
+    "EstateAppliedOut": {"number": 3, "changes": [_ESTATE_CHANGE]},
+    "EstateDiffOut": {
+        "base": 2,
+        "changes": [_ESTATE_CHANGE],
+        "blocked": ["protected web is used by job web-05a219 (test_active): roll it back first"],
+    },
+    "EstateIn": {"text": _ESTATE_TEXT, "name": "estate.yaml"},
+    "EstateOut": {**_VERSION, "text": _ESTATE_TEXT},
+    "EstateVersionsOut": {"versions": [_VERSION], "next": 0},
     "EventsOut": {
         "events": [{"id": 7, "job": _JOB["id"], "at": _AT, "kind": "state", "data": {"state": "running"}}],
         "next": 7,
@@ -163,6 +186,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "JobOut": _JOB,
     "JobsOut": {"jobs": [_JOB], "next": ""},
+    "NewEstateIn": {"text": _ESTATE_TEXT, "name": "estate.yaml", "base": 2, "reason": _VERSION["reason"]},
     "MeOut": {"name": "anna", "role": "operator", "may": ["look", "replicate", "failover", "decide"]},
     "PlanOut": _PLAN,
     "Problem": {
@@ -194,6 +218,7 @@ CODES = {
     "unknown_user": "404: there is no such user",
     "unknown_token": "404: there is no such token",
     "unknown_secret": "404: there is no such sealed secret",
+    "unknown_version": "404: the estate has no such version",
     "unknown_channel": "404: the settings name no such channel",
     "no_plan": "404: no sync has looked into the replica yet",
     "target_busy": "409: another job or sync holds the target",
@@ -204,9 +229,12 @@ CODES = {
     "writes_not_acknowledged": "409: going back would discard what the recovered VM wrote; say so",
     "second_person": "409: somebody else has to say the same",
     "secret_in_use": "409: the estate names the secret",
+    "estate_changed": "409: another estate was applied since this one was compared",
+    "estate_in_use": "409: a job, a sync or a controller relies on what would change",
     "override_unused": "409: a word on the source is for emergencies",
     "network_unmapped": "409: the estate file leads an adapter nowhere in this mode",
     "not_started": "409: nothing was changed; the hub's log says why",
+    "bad_estate": "422: the text is no estate; the message has a line for each thing that is wrong",
     "bad_input": "422: the request does not fit the schema",
     "too_large": "413: the request's body is too large",
     "internal": "500: a defect; the hub's log has the number that the message names",

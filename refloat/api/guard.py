@@ -25,8 +25,9 @@ from refloat.logs import within
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 64 * 1024  # bytes; the largest legal body is an estate's
-_TOO_LARGE = f"the body is larger than {MAX_BODY} bytes"
+MAX_BODY = 64 * 1024  # bytes
+# An estate has 1 MiB at most; in JSON each of its characters may take two bytes.
+LARGE_BODIES = dict.fromkeys(("/api/v1/estate", "/api/v1/estate/diff"), (2 << 20) + MAX_BODY)
 # What answers before anybody is known: whether the hub lives, the form to log in, and its looks.
 OPEN_PATHS = frozenset({"/api/v1/health", "/api/v1/ready", "/login"})
 OPEN_FOLDERS = ("/static/",)
@@ -72,7 +73,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        await self.app(scope, _bounded(receive), send)
+        await self.app(scope, _bounded(receive, _largest(scope)), send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = Headers(scope=scope)
@@ -84,8 +85,8 @@ class Guard:
                 "use the address that the hub listens on, or 127.0.0.1",
             )
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY:
-            return problem(413, "too_large", _TOO_LARGE, "send less")
+        if not length.isdigit() or int(length) > _largest(scope):
+            return problem(413, "too_large", _too_large(_largest(scope)), "send less")
         return None
 
     async def _identified(self, scope: Scope) -> ASGIApp | None:
@@ -166,15 +167,23 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0] if host.count(":") == 1 else host
 
 
-def _bounded(receive: Receive) -> Receive:
+def _largest(scope: Scope) -> int:
+    return LARGE_BODIES.get(scope["path"], MAX_BODY)
+
+
+def _too_large(largest: int) -> str:
+    return f"the body is larger than {largest} bytes"
+
+
+def _bounded(receive: Receive, largest: int) -> Receive:
     seen = 0
 
     async def bounded() -> Message:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        if seen > MAX_BODY:
-            raise HTTPException(413, _TOO_LARGE)
+        if seen > largest:
+            raise HTTPException(413, _too_large(largest))
         return message
 
     return bounded

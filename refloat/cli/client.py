@@ -115,6 +115,23 @@ class Client:
     def evidence_page(self, job_id: str) -> str:
         return self._send("GET", f"/jobs/{_part(job_id)}/evidence.html", None).text
 
+    # ------------------------------------------------------------ estate
+
+    def estate(self, version: int | None = None) -> Data:
+        """The one in use, or an earlier one."""
+        return cast(Data, self._call("GET", f"/estate/versions/{version}" if version else "/estate"))
+
+    def estate_versions(self) -> list[Data]:
+        """Newest first."""
+        return list(self._pages("/estate/versions", "versions", "before"))
+
+    def compare_estate(self, text: str, name: str) -> Data:
+        return cast(Data, self._call("POST", "/estate/diff", {"text": text, "name": name}))
+
+    def apply_estate(self, text: str, name: str, base: int, reason: str) -> Data:
+        body = {"text": text, "name": name, "base": base, "reason": reason}
+        return cast(Data, self._call("PUT", "/estate", body))
+
     # ------------------------------------------------------------ access
 
     def users(self) -> list[Data]:
@@ -160,9 +177,9 @@ class Client:
     # ------------------------------------------------------------ how
 
     def _pages(self, path: str, what: str, cursor: str) -> Iterator[Data]:
-        last = ""
+        last: str | int = ""
         while True:
-            page = self._call("GET", f"{path}?limit=200&{cursor}={_part(last) if last else ''}")
+            page = self._call("GET", f"{path}?limit=200{f'&{cursor}={_part(str(last))}' if last else ''}")
             yield from page[what]
             if not (last := page["next"]):
                 return

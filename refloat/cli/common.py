@@ -80,10 +80,23 @@ class Root(TyperGroup):
         try:
             return super().invoke(ctx)
         except RefloatError as error:
-            typer.echo(f"refloat: {safe(error.message)} [{safe(error.code)}]", err=True)
+            for line in _lines(error):
+                typer.echo(line, err=True)
             if error.hint:
                 typer.echo(f"  what to do: {safe(error.hint)}", err=True)
             raise typer.Exit(exits.of_error(error)) from error
+
+
+# Errors of which there may be many at once: each is a line of the message.
+_MANY = frozenset({"bad_estate", "estate_in_use"})
+
+
+def _lines(error: RefloatError) -> list[str]:
+    parts = error.message.split("\n") if error.code in _MANY else [error.message]
+    code = f"[{safe(error.code)}]"
+    if len(parts) == 1:
+        return [f"refloat: {safe(parts[0])} {code}"]
+    return [f"refloat: {len(parts)} things are in the way {code}", *(f"  {safe(part)}" for part in parts)]
 
 
 def sub_app(text: str) -> typer.Typer:

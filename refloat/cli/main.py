@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refloat.cli import access, evidence, failover, guest, jobs, notify, secrets, targets
+from refloat.cli import access, estate, evidence, failover, guest, jobs, notify, secrets, targets
 from refloat.cli.common import AsJson, Root
 from refloat.cli.doctor import doctor
 from refloat.cli.exits import EPILOG
@@ -53,6 +53,9 @@ app.add_typer(access.users, name="user")
 app.add_typer(access.tokens, name="token")
 app.add_typer(access.audit, name="audit")
 app.add_typer(secrets.secrets, name="secret")
+app.add_typer(estate.estate, name="estate")
+app.command()(estate.apply)
+app.command()(estate.export)
 app.add_typer(notify.notify, name="notify")
 
 

@@ -183,6 +183,19 @@ class SecretRow(Base):
     who: Mapped[str]
 
 
+class EstateRow(Base):
+    """An estate that was applied, as it was written."""
+
+    __tablename__ = "estates"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str]
+    sha256: Mapped[str]
+    at: Mapped[str]
+    who: Mapped[str]
+    reason: Mapped[str]
+
+
 class ProvisionRow(Base):
     """What was made for a target through its platform's API."""
 

@@ -20,6 +20,7 @@ from refloat.notify.channels import Webhook
 from refloat.platforms import Platforms
 from refloat.secret import SecretRef
 from refloat.simulated.world import Protected, World, estate
+from refloat.store.estates import EstateVersions
 from refloat.store.place import STORE_FILE
 from refloat.store.seal import Keys
 from refloat.store.store import Store
@@ -69,6 +70,21 @@ def test_every_trouble_has_a_hint(config: Config) -> None:
     config.estate.write_text("version: 1\n")
     troubles = [one for one in examine(config) if one.state is not State.OK]
     assert {one.subject for one in troubles} >= {"estate"} and all(one.hint for one in troubles)
+
+
+def test_the_estate_is_the_one_that_the_hub_works_with(config: Config) -> None:
+    """Its newest version; a file that says something else is told, and nothing of it is examined."""
+    kept = yaml.safe_load(config.estate.read_text())
+    del kept["targets"][TWO.name]
+    store = Store.open(config.data_dir / "refloat.sqlite")
+    assert findings(config)["estate"] is State.OK, "there is no version yet: the file holds"
+    EstateVersions(store.engine).add(1, yaml.safe_dump(kept), "anna", "")
+    store.engine.dispose()
+    found = {one.subject: one for one in examine(config)}
+    assert found["estate"].state is State.WARNING and "differs from version 1" in found["estate"].found
+    assert f"{ONE.name}: source" in found and f"{TWO.name}: source" not in found
+    config.estate.write_text(yaml.safe_dump(kept))
+    assert findings(config)["estate"] is State.OK
 
 
 def test_files_that_others_can_read(config: Config, tmp_path: Path) -> None:

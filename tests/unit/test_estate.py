@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,7 @@ def with_second_target(file: Path, **changes: object) -> Path:
     data["sites"]["other"] = {"platform": "libvirt", "uri": "qemu+ssh://kvm2/system"}
     data["sites"]["same"] = dict(data["sites"]["lab-source"])
     data["protected"]["mail"] = {"site": names["site"], "vm": names["vm"]}
-    known = data["targets"]["lab-web"]
+    known = deepcopy(data["targets"]["lab-web"])  # the same object twice would be an alias in the file
     data["targets"]["mail"] = {
         **known,
         "protected": names.get("protected", "mail"),

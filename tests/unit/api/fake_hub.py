@@ -15,6 +15,8 @@ from refloat.caretaker import Replication
 from refloat.clock import now
 from refloat.codec import decode
 from refloat.errors import Busy, NotFound, Refused
+from refloat.estate import Estate
+from refloat.estate.live import LiveEstate
 from refloat.evidence import FORMAT
 from refloat.hub import Hub
 from refloat.model import (
@@ -38,12 +40,27 @@ from refloat.preview import PlanAhead, plan_ahead
 from refloat.run import Networks
 from refloat.store.outbox import Outbox
 from refloat.store.seal import Seal
-from refloat.store.store import Event, Job, StepRecord, TargetStatus
+from refloat.store.store import Event, Job, StepRecord, Store, TargetStatus
 from refloat.store.summaries import Summaries
 from refloat.store.tables import Base
 from refloat.store.vault import Vault
 
 TOKEN = "test-token-0123456789abcdef"
+
+ESTATE = {
+    "version": 1,
+    "sites": {"here": {"platform": "simulated", "uri": "/nonexistent"}},
+    "policies": {"gold": {}},
+    "protected": {"web": {"site": "here", "vm": "web"}},
+    "targets": {
+        "web": {
+            "protected": "web",
+            "site": "here",
+            "controller": {"vm": "c", "address": "192.0.2.2", "identity": "/k", "host_key": "ssh-ed25519 A"},
+            "disks": {"sda": "web-sda"},
+        }
+    },
+}
 
 FACETS = [
     {
@@ -79,6 +96,9 @@ class FakeHub:
         self.courier = Courier(Outbox(engine), (), "http://127.0.0.1:8410")
         self.vault = Vault(engine, Seal([b"k" * 32]))
         self.used: dict[str, list[str]] = {}  # sites by the sealed secret that they name
+        self.taken: list[Estate] = []  # the estates that were applied
+        self.estates = LiveEstate(Store(engine), self.audit, self.taken.append)
+        self.estates.given(Estate.model_validate(ESTATE))
         self.estate = SimpleNamespace(targets=self.known, users_of=lambda secret: self.used.get(secret, []))
 
     @property

@@ -49,6 +49,11 @@ WANTED = {
     ("GET", f"{V1}/secrets"): Permission.ESTATE,
     ("PUT", f"{V1}/secrets/{{name}}"): Permission.ESTATE,
     ("DELETE", f"{V1}/secrets/{{name}}"): Permission.ESTATE,
+    ("GET", f"{V1}/estate"): Permission.ESTATE,
+    ("PUT", f"{V1}/estate"): Permission.ESTATE,
+    ("POST", f"{V1}/estate/diff"): Permission.ESTATE,
+    ("GET", f"{V1}/estate/versions"): Permission.LOOK,
+    ("GET", f"{V1}/estate/versions/{{number}}"): Permission.ESTATE,
     ("GET", f"{V1}/channels"): Permission.AUDIT,
     ("POST", f"{V1}/channels/{{name}}/test"): Permission.ESTATE,
     ("GET", f"{V1}/metrics"): Permission.LOOK,
@@ -94,7 +99,7 @@ def test_the_matrix(hub: FakeHub, app: Any, role: Role, method: str, path: str) 
     """Whoever may not gets 403 and nothing changes; whoever may gets any other answer."""
     hub.people.add_user("anna", role)
     _, token = hub.people.issue_token("anna", "for tests", days=1)
-    url = path.format(name="web", job_id="web-abc123", id="none")
+    url = path.format(name="web", job_id="web-abc123", id="none", number=1)
     client = client_of(app, token)
     if path.endswith("/stream"):
         url = url.replace("web-abc123", "unknown")  # a stream of a job that is there does not end
@@ -114,7 +119,7 @@ def test_the_matrix(hub: FakeHub, app: Any, role: Role, method: str, path: str) 
 
 def test_nobody_is_told_nothing(app: Any) -> None:
     for method, path in WANTED:
-        answer = client_of(app).request(method, path.format(name="web", job_id="x", id="y"))
+        answer = client_of(app).request(method, path.format(name="web", job_id="x", id="y", number=1))
         assert answer.status_code == 401, (method, path)
 
 
