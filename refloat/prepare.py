@@ -33,6 +33,7 @@ from refloat.model import (
     SyncPoint,
 )
 from refloat.policy import MacPolicy, Policy, Rebuild
+from refloat.report_ways import report_warnings
 from refloat.run import Networks, Run
 from refloat.seen_network import age_warnings, with_last_seen
 from refloat.text import span
@@ -227,7 +228,13 @@ def make_plan(run: Run, source: SourceVM, facts: GuestFacts, cpu: int | None) ->
         nic_model=policy.nic_model,
         report_deadline=policy.windows.report_deadline if facts.windows else policy.report_deadline,
         serial_console=policy.serial_console,
-        warnings=(*facts.warnings, *_cpu_warnings(facts, cpu), *warnings, *_source_warnings(source)),
+        warnings=(
+            *facts.warnings,
+            *_cpu_warnings(facts, cpu),
+            *warnings,
+            *_source_warnings(source),
+            *report_warnings(facts, run.destination.has_channel, run.callback),
+        ),
         drivers=chosen if adapts and isinstance(chosen, DriverChoice) else None,
         rebuild=policy.rebuild is Rebuild.ALLOWED,
         callback=run.callback,

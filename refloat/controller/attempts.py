@@ -134,13 +134,13 @@ def _wait_until_unused(serial: str, device: str) -> None:
 
 def _checked(paths: Paths, serial: str, size: int) -> dict[str, Any]:
     device, actual = find_disk(paths, serial)
-    if actual != size:
+    if actual < size:
         raise Refused(
             f"replica disk {serial} has {actual} bytes, the source disk {size}",
             code="disk_size",
             hint="give the replica volume the source's size, or set up the target anew",
         )
-    return {"serial": serial, "device": device, "size": size}
+    return {"serial": serial, "device": device, "size": actual}
 
 
 def _open_disk(paths: Paths, mode: str, disk: dict[str, Any]) -> None:

@@ -46,6 +46,8 @@ class Channel(Protocol):
 
 
 class Destination(Protocol):
+    has_channel: bool  # whether `channel` and `serial` are read here; else a guest reports by HTTPS alone
+
     def hardware(self, vm: str) -> Hardware:
         """As defined now. A disk's volume is what is attached: an overlay while there is a rollback point."""
         ...

@@ -49,6 +49,8 @@ _ID, _COMPUTE, _OS, _NAME = "id", "compute", "os_type", "name"
 class CloudStackDestination:
     """Destination (base.py). Volume ids are CloudStack's; `directory` holds the driver's journals."""
 
+    has_channel = False
+
     def __init__(self, settings: CloudStackSettings, directory: Path) -> None:
         self._settings = settings
         self._api = Api(settings)

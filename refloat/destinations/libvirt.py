@@ -58,6 +58,8 @@ class LibvirtDestination:
     the pools in which the VM's own disks are).
     """
 
+    has_channel = True
+
     def __init__(self, uri: str, networks: Mapping[str, NetworkAttach], pool: str = "") -> None:
         self._connection = Connection(uri)
         self._networks = dict(networks)

@@ -81,6 +81,8 @@ def verb(method: Callable[..., T]) -> Callable[..., T]:
 class SimulatedDestination:
     """A platform in `directory`. See base.py for what each verb promises."""
 
+    has_channel = True
+
     def __init__(self, directory: Path, networks: Mapping[str, SimulatedNetwork]) -> None:
         self._directory = directory
         self._networks = dict(networks)

@@ -20,6 +20,7 @@ from refloat.guest.families import (
     unsupported,
 )
 from refloat.guest.firstboot.inits import init_of
+from refloat.guest.firstboot.senders import senders_of
 from refloat.guest.host import KERNEL, Host
 from refloat.guest.linux import boot, cpu, guards, kernels, network, storage, udev_names
 from refloat.guest.linux.storage import FSTAB
@@ -128,6 +129,7 @@ def examine(
         warnings=tuple(notes.warnings),
         firmwares=booting.firmwares,
         cpu_level=cpu.needed_level(release, (one.version for one in kernels_found)),
+        senders=senders_of(tree),
     )
 
 

@@ -131,6 +131,7 @@ class GuestFacts:
     firmwares: tuple[Firmware, ...] = ()  # all that a boot loader is installed for; empty: `firmware` alone
     cpu_level: int = 1  # the x86-64 level that the guest's programs need (psABI: 1 to 4)
     windows: WindowsFacts | None = None  # None: a Linux guest
+    senders: tuple[str, ...] = ()  # its programs that can send a report by HTTPS
 
 
 class ChangeKind(StrEnum):

@@ -165,5 +165,6 @@ def _facts(one: Protected) -> GuestFacts:
         filesystems=(root, *others),
         kernels=(kernel,),
         nics=(nic,),
+        senders=("curl",),
         warnings=("this guest is simulated: nothing is proven about a real one",),
     )

@@ -27,7 +27,7 @@ from refloat.sources.base import ChangeSet, DiskReader, Source
 from refloat.sync.hashes import CHUNK, DIGEST, ChunkHashes
 from refloat.sync.ledger import Ledger
 from refloat.sync.nbd import ALLOCATION, changed_ranges, connected, data_ranges, unix_uri
-from refloat.sync.nbd_copy import Cancelled, Copier, Work, plan_scan, plan_work
+from refloat.sync.nbd_copy import Cancelled, Copier, Work, plan_scan, plan_whole, plan_work
 from refloat.sync.ranges import Ranges, normalise
 
 log = logging.getLogger(__name__)
@@ -93,9 +93,9 @@ def sync(
     run = _Sync(source, controller, target, Ledger(state_dir), progress, cancelled)
     status = controller.sync_close(progress)
     last = run.ledger.adopt(status.merged_point, last)
-    _check_sizes(run)
+    sizes = _checked_sizes(run)
     try:
-        point = _transfer(run, status, last)
+        point = _transfer(run, status, last, sizes)
     except BaseException:
         with suppress(RefloatError):  # the first error is the one to tell; the next sync closes, too
             controller.sync_close(progress)
@@ -110,8 +110,9 @@ def sync(
     return point
 
 
-def _check_sizes(run: _Sync) -> None:
-    """Before the source is touched: the same disks, each as large as its replica."""
+def _checked_sizes(run: _Sync) -> dict[str, int]:
+    """Bytes of each replica, by its serial. Before the source is touched: the same disks, none larger than
+    its replica. The replica may be larger where a platform counts in GiB."""
     sizes = {disk.serial: disk.size for disk in run.controller.disks()}
     serials = {disk.key: disk.serial for disk in run.target.disks}
     source_disks = {disk.key: disk.capacity for disk in run.source.inventory(run.target.source_vm).disks}
@@ -123,19 +124,20 @@ def _check_sizes(run: _Sync) -> None:
             hint="change the target's disks in the estate file and give the controller a replica for each",
         )
     for key, capacity in source_disks.items():
-        if sizes.get(serials[key]) != capacity:
+        if sizes.get(serials[key], 0) < capacity:
             raise Refused(
                 f"source disk {key} has {capacity} bytes, its replica {serials[key]} "
                 f"{sizes.get(serials[key], 'is not attached')}",
                 code="disk_size",
                 hint="resize the replica volume to the source disk's size, then sync again",
             )
+    return sizes
 
 
 # ---------------------------------------------------------------- one attempt
 
 
-def _transfer(run: _Sync, status: SyncStatus, last: SyncPoint | None) -> SyncPoint:
+def _transfer(run: _Sync, status: SyncStatus, last: SyncPoint | None, sizes: dict[str, int]) -> SyncPoint:
     """Every block of the new point is at the controller, flushed, and the ledger knows it. Not merged yet."""
     point_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     keys = [disk.key for disk in run.target.disks]
@@ -144,7 +146,7 @@ def _transfer(run: _Sync, status: SyncStatus, last: SyncPoint | None) -> SyncPoi
     vm = run.target.source_vm
     with run.source.read_changes(vm, since, f"{CHECKPOINT_PREFIX}{point_id}") as changes:
         taken = now()
-        disks = [_plan_disk(run, reader, kept) for reader in _readers(run.target, changes)]
+        disks = [_plan_disk(run, reader, kept, sizes) for reader in _readers(run.target, changes)]
         direct = status.merged_point is None
         if not direct:
             _check_room(status.free, disks)
@@ -173,7 +175,9 @@ def _summary(disks: list[_Disk], last: SyncPoint | None, hashed: bool) -> tuple[
     return how, "; ".join(sorted(reasons)) if hashed else ""
 
 
-def _plan_disk(run: _Sync, reader: DiskReader, kept: dict[str, ChunkHashes] | None) -> _Disk:
+def _plan_disk(
+    run: _Sync, reader: DiskReader, kept: dict[str, ChunkHashes] | None, sizes: dict[str, int]
+) -> _Disk:
     serial = next(disk.serial for disk in run.target.disks if disk.key == reader.key)
     old = kept.get(reader.key) if kept else None
     if old is not None and old.capacity != reader.capacity:
@@ -182,14 +186,8 @@ def _plan_disk(run: _Sync, reader: DiskReader, kept: dict[str, ChunkHashes] | No
     with connected(reader.uri, *contexts) as handle:
         data = _data(handle, reader, old)
         if old is None:
-            everything = [(0, reader.capacity)]
-            return _Disk(
-                reader,
-                serial,
-                "full",
-                plan_work(everything, data, reader.capacity),
-                ChunkHashes(reader.capacity),
-            )
+            work = plan_whole(data, reader.capacity, sizes[serial])
+            return _Disk(reader, serial, "full", work, ChunkHashes(reader.capacity))
         if reader.bitmap or reader.areas is not None:
             changed = normalise(reader.areas or ())
             if reader.bitmap:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import nbd
 
@@ -67,6 +67,13 @@ def plan_work(wanted: Ranges, source_data: Ranges, capacity: int) -> Work:
     # A chunk is read as soon as the source has data anywhere in it: its hash covers all of it.
     read = intersect(touched, aligned(source_data, CHUNK, capacity))
     return Work(capacity, touched, read, data, subtract(wanted, data))
+
+
+def plan_whole(source_data: Ranges, capacity: int, replica: int) -> Work:
+    """Everything, and zeroes from the source's end to that of a larger replica of so many bytes: what is
+    left there of an earlier use could be taken for the end of a RAID or a partition table."""
+    work = plan_work([(0, capacity)], source_data, capacity)
+    return replace(work, zero=[*work.zero, (capacity, replica)] if replica > capacity else work.zero)
 
 
 def plan_scan(source_data: Ranges, capacity: int) -> Work:

@@ -12,37 +12,10 @@ from refloat.destinations.cloudstack import CloudStackDestination
 from refloat.destinations.cloudstack_plan import serial_of
 from refloat.model import AttachedDisk
 from tests.cloudstack.cloud import Cloud
-from tests.cloudstack.edge import PUBLISHED
 from tests.cloudstack.model import Key, Network, Nic, Offering, Vm, Volume
-from tests.cloudstack.registry import COMMANDS, Answer, Call, listing
 from tests.cloudstack.server import CloudStack
 from tests.contract.destination_rigs import MIB, Lacks
 from tests.unit.destinations.cloudstack_world import settings
-
-# Of listAccounts as CloudStack 4.20 publishes it, what the driver may use: the rest is the server's own.
-_ASKED = ("id", "name", "listall", "page", "pagesize", "domainid")
-PUBLISHED["commands"].setdefault(
-    "listAccounts", {"async": False, "parameters": {name: {} for name in _ASKED}}
-)
-
-
-def accounts(call: Call) -> Answer:
-    """The key's own account with what its limits leave (AccountJoinDaoImpl.setResourceLimits): GiB for
-    storage."""
-    names = ("user_vm", "volume", "snapshot", "primary_storage")
-    item: Answer = {
-        "id": call.key.account,
-        "name": call.key.account,
-        "secondarystorageavailable": "Unlimited",
-    }
-    for name in names:
-        limit = call.cloud.limits.get(name, -1)
-        left = "Unlimited" if limit < 0 else str(limit - call.cloud.used(name))
-        item[f"{name.replace('_', '')}available"] = left
-    return listing("account", [item], call)
-
-
-COMMANDS.setdefault("listAccounts", accounts)
 
 
 def furnished(server: CloudStack) -> Cloud:

@@ -399,6 +399,7 @@ def test_reach_and_channel(rig: Rig) -> None:
         there.reach(vm, "192.0.2.1", 22)
     with pytest.raises(Refused):
         there.reach(vm, "10.20.30.40 quit", 22)
+    assert there.has_channel is not bool(rig.lacks.channel)
     if rig.lacks.channel:
         with pytest.raises(Refused) as caught:
             there.channel(vm, "org.refloat.report")

@@ -4,79 +4,20 @@ byte."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from refloat.model import JobState, Verdict, Word
-from refloat.store.store import Job, Store
-from tests.cloudstack.server import CloudStack
+from refloat.model import JobState, Word
+from tests.crash.cloudstack_rig import Hubs, Killing
 from tests.unit.destinations.cloudstack_site import ONE, CloudSite
 
-WITHIN = 120.0
-QUESTIONS = ("list", "query")
 
-
-class Killing(CloudStack):
-    """Carries an order out, kills the hub that gave it, and answers nobody; each order strikes once."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.hub: subprocess.Popen[bytes] | None = None
-        self.kills = True
-        self.struck: list[str] = []
-
-    def handle(self, raw: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        answer = super().handle(raw)
-        command = raw.get("command", "")
-        own = {"apiKey", "signature", "expires", "signatureVersion", "response"}
-        order = command + " " + str(sorted((key, value) for key, value in raw.items() if key not in own))
-        if (
-            self.kills
-            and self.hub is not None
-            and not command.startswith(QUESTIONS)
-            and order not in self.struck
-        ):
-            self.struck.append(order)
-            self.hub.kill()
-        return answer
-
-
-class Crashing:
+class Crashing(Hubs):
     def __init__(self, directory: Path) -> None:
-        (directory / "volumes").mkdir()
-        self.directory = directory
-        self.server = Killing(directory / "volumes")
+        super().__init__(directory, Killing(directory / "volumes"))
         self.site = CloudSite(directory, self.server, with_hub=False)
-        self.kills = 0
-
-    def until_done(self, what: str) -> None:
-        argv = [sys.executable, "-m", "tests.crash.cloudstack_process", str(self.directory), what]
-        deadline = time.monotonic() + 2 * WITHIN
-        while True:
-            assert time.monotonic() < deadline, f"{what} does not come to its end"
-            self.server.hub = subprocess.Popen(argv, env=dict(os.environ), stderr=subprocess.PIPE)
-            _, said = self.server.hub.communicate(timeout=WITHIN)
-            code = self.server.hub.returncode
-            self.server.hub = None
-            if code == 0:
-                return
-            assert code == -9, said.decode()[-3000:]
-            self.kills += 1
-
-    def job(self) -> tuple[Job, Verdict | None]:
-        store = Store.open(self.directory / "hub/refloat.sqlite")
-        try:
-            job = next(iter(store.jobs()))
-            return job, store.load(job.id, "verdict", Verdict)
-        finally:
-            store.engine.dispose()
 
 
 @pytest.fixture

@@ -141,6 +141,8 @@ class FakeDestination:
     flags: frozenset[str] | None = None
     buses: tuple[DiskBus, ...] = (DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI, DiskBus.SATA)
 
+    has_channel = True
+
     def _call(self, verb: str) -> None:
         self.calls.append(verb)
         if self.fail.get(verb, 0):

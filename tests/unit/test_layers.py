@@ -42,6 +42,7 @@ LAYERS = (
         "readdress",
         "seen_network",
         "left_behind",
+        "report_ways",
         "evidence",
         "notify",
     ),

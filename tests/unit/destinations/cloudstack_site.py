@@ -26,8 +26,9 @@ def opened(directory: Path, deadline: int = 10) -> tuple[Hub, CloudWorld]:
     """A hub over what is in `directory`, in this process or in one that is to be killed."""
     known = json.loads((directory / "site.json").read_text())
     policy = {"report_deadline": deadline}
-    form = cloud_estate(directory, ONE, known["url"], known["networks"], known["volumes"], policy)
-    world = CloudWorld(directory, form, directory / "volumes", known["own"])
+    where = known["url"], known["networks"], known.get("volumes", ())
+    form = cloud_estate(directory, ONE, *where, policy, known.get("provision"))
+    world = CloudWorld(directory, form, directory / "volumes", known.get("own", ""))
     hub = Hub(Config(data_dir=directory / "hub"), form, world)
     hub.open()
     return hub, world
@@ -36,7 +37,13 @@ def opened(directory: Path, deadline: int = 10) -> tuple[Hub, CloudWorld]:
 class CloudSite:
     """`with_hub`: one of its own; else others are opened over it."""
 
-    def __init__(self, directory: Path, server: CloudStack | None = None, with_hub: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        server: CloudStack | None = None,
+        with_hub: bool = True,
+        native: bool = False,
+    ) -> None:
         self.directory = directory
         self.folder = directory / "volumes"
         self.folder.mkdir(exist_ok=True)
@@ -46,7 +53,7 @@ class CloudSite:
         self.cloud: Cloud = furnished(self.server)
         keys_in(directory, self.server.estate.operator)
         self.source = SimulatedSource(directory / "world" / "source")
-        protect(self.source, ONE)
+        protect(self.source, ONE, native)
         made = controller(self.cloud, ONE.controller, (MIB, *ONE.disks), "10.20.30.5", "52:54:00:12:34:56")
         self.vm: Vm = made[0]
         self.own: Volume = made[1][0]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,6 +113,7 @@ class Inside:
 class Reporting(CloudStackDestination):
     """The driver, and beside it the way by which the guest's reports come."""
 
+    has_channel = True
     inside: Inside
     guests: Guests
 
@@ -123,40 +125,58 @@ class Reporting(CloudStackDestination):
 
 class CloudWorld(Platforms):
     """The platforms of a hub, over the server at `url` whose volumes are in `folder`. `controller_disk` is
-    the id of the controller's own volume."""
+    the id of the own volume of a controller that is there; of one that was made it is what is no replica."""
 
-    def __init__(self, directory: Path, estate: Estate, folder: Path, controller_disk: str) -> None:
+    def __init__(self, directory: Path, estate: Estate, folder: Path, controller_disk: str = "") -> None:
         super().__init__(estate, directory / "hub")
         site = estate.sites["cloud"]
         assert site.platform == "cloudstack"
-        self.driver = Reporting(site.settings(), directory / "hub" / "cloudstack")
+        self.driver = Reporting(site.settings(), directory / "hub" / "cloudstack" / "cloud")
         self.inside = self.driver.inside = Inside(self.driver, folder, directory / "inside")
         platform = cast(SimulatedDestination, self.inside)
         self.guests = self.driver.guests = Guests(platform, directory / "guests")
-        self.own, self._platform, self._where = serial_of(controller_disk), platform, directory
+        self.own = serial_of(controller_disk) if controller_disk else ""
+        self._platform, self._where = platform, directory
         self._simulated: dict[str, SimulatedController] = {}
 
     def destination(self, site: str) -> Destination:
         return self.driver
 
     def controller(self, target: Target) -> ControllerClient:
-        return self.simulated(target.controller_vm)
+        replicas = {disk.serial for disk in target.disks}
+        return self.simulated(target.controller_vm, replicas)
 
-    def simulated(self, vm: str) -> SimulatedController:
+    def simulated(self, vm: str, replicas: Collection[str] = ()) -> SimulatedController:
         if vm not in self._simulated:
             where = self._where / "controllers" / vm
-            self._simulated[vm] = SimulatedController(self._platform, vm, self.own, where)
+            own = self.own or self._seen_own(vm, replicas, where.with_suffix(".own"))
+            self._simulated[vm] = SimulatedController(self._platform, vm, own, where)
         return self._simulated[vm]
 
+    def _seen_own(self, vm: str, replicas: Collection[str], known: Path) -> str:
+        """As it was seen first: a recovered VM has none but the replicas."""
+        if not known.exists():
+            own = next(one.serial for one in self.driver.hardware(vm).disks if one.serial not in replicas)
+            known.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(known, own.encode())
+        return known.read_text()
 
-def protect(source: SimulatedSource, one: Protected) -> None:
-    """A running source VM with a guest on it."""
+    def forget(self, target: str) -> None:
+        """A controller is found again by what it has."""
+
+
+def protect(source: SimulatedSource, one: Protected, native: bool = False) -> None:
+    """A running source VM with a guest on it; `native`: with the hardware that CloudStack's KVM has."""
     keys = one.disk_keys()
-    disks = tuple(SourceDisk(key, size, DiskBus.PVSCSI) for key, size in zip(keys, one.disks, strict=True))
-    nic = SourceNic(one.mac, Model.VMXNET3, SOURCE_NETWORK, "ens192")
+    bus, model = (DiskBus.VIRTIO_BLK, Model.VIRTIO) if native else (DiskBus.PVSCSI, Model.VMXNET3)
+    disks = tuple(SourceDisk(key, size, bus) for key, size in zip(keys, one.disks, strict=True))
+    nic = SourceNic(one.mac, model, SOURCE_NETWORK, "ens192")
     uuid = f"00000000-0000-4000-8000-{one.number:012x}"
     source.create(SourceVM(one.name, uuid, 1, 512 * MIB, Firmware.BIOS, disks, (nic,)))
-    source.guest_writes(one.name, keys[0], FACTS_AT, recorded(_facts(one)))
+    facts = _facts(one)
+    if native:
+        facts = replace(facts, kernels=tuple(replace(kernel, missing=()) for kernel in facts.kernels))
+    source.guest_writes(one.name, keys[0], FACTS_AT, recorded(facts))
 
 
 def cloud_estate(
@@ -166,9 +186,11 @@ def cloud_estate(
     networks: Mapping[str, str],
     volumes: Sequence[str],
     policy: Mapping[str, object],
+    provision: Mapping[str, object] | None = None,
     **site: object,
 ) -> Estate:
-    """`volumes` are the ids of the replica disks, `directory` has the files of key and secret."""
+    """`volumes` are the ids of the replica disks, or `provision` says what is to be made; `directory` has
+    the files of key and secret."""
     nowhere = {"address": "127.0.0.1", "identity": "/nonexistent", "host_key": "none", "vm": one.controller}
     cloud = {
         "platform": "cloudstack",
@@ -182,6 +204,7 @@ def cloud_estate(
         "timeout": 5,
         **site,
     }
+    disks = dict(zip(one.disk_keys(), map(serial_of, volumes), strict=not provision))
     return Estate.model_validate(
         {
             "version": 1,
@@ -193,10 +216,7 @@ def cloud_estate(
                 one.name: {
                     "protected": one.name,
                     "site": "cloud",
-                    "controller": nowhere,
-                    "disks": {
-                        key: serial_of(volume) for key, volume in zip(one.disk_keys(), volumes, strict=True)
-                    },
+                    **({"provision": provision} if provision else {"controller": nowhere, "disks": disks}),
                 }
             },
         }

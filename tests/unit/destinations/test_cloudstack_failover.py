@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from refloat.destinations.cloudstack import CloudStackDestination
-from refloat.model import JobState, Mode, PowerState, Word
+from refloat.model import Action, JobState, Mode, Plan, PowerState, Word
 from tests.cloudstack.faults import Fault
 from tests.cloudstack.model import VmSnapshot
 from tests.contract.cloudstack_rig import controller
@@ -64,6 +64,30 @@ def test_a_test_failover_stays_in_its_network(site: CloudSite) -> None:
     assert site.source.power_state(ONE.name) is PowerState.RUNNING
     site.roll_back(job)
     assert (site.content(), site.shape()) == (before, shape)
+
+
+def test_a_guest_of_the_same_hardware_is_not_touched(tmp_path: Path) -> None:
+    """KVM to KVM: the decision says why, the replica boots as it is, and without a report of the guest the
+    verdict claims no more than was seen from outside."""
+    site = CloudSite(tmp_path, native=True)
+    try:
+        site.sync()
+        before = site.content()
+        readiness = site.hub.target(ONE.name).readiness
+        assert readiness and readiness.ready and "hardware are compatible" in readiness.reasons[0]
+        job = site.fail_over(Mode.PLANNED)
+        plan = site.hub.store.load(job, "plan", Plan)
+        assert plan and plan.decision.action is Action.SKIP
+        assert "hardware are compatible" in plan.decision.reasons[0]
+        assert site.content() == before, "nothing was written into the guest's disks"
+        disks = {volume.device: volume.id for volume in site.cloud.volumes_of(site.vm.id)}
+        assert disks[0] == site.replicas[0].id and site.vm.state == "Running"
+        found = site.hub.outcome(job)[1]
+        assert found and found.word is Word.PARTIAL, found
+        site.roll_back(job)
+        assert site.content() == before
+    finally:
+        site.close()
 
 
 def test_a_commit_keeps_what_was_written_and_deletes_only_what_is_ours(site: CloudSite) -> None:

@@ -217,13 +217,14 @@ class Rig:
     """A source with the disks sda and sdb, their replicas ra and rb, and what a hub keeps."""
 
     SIZES = {"sda": 6 * MIB + 64 * 1024 + 512, "sdb": 2 * MIB}  # noqa: RUF012
+    LARGER = 0  # bytes that each replica has beyond its source's disk
     LINK = LocalLink
 
     def __init__(self, directory: Path, controller: Path | None = None, volumes: Path | None = None) -> None:
         """`controller` and `volumes`: where its own disk and the replicas are, if not in `directory`."""
         self.directory = directory
         self.source = FileSource(directory, self.SIZES)
-        sizes = {"ra": self.SIZES["sda"], "rb": self.SIZES["sdb"]}
+        sizes = {"ra": self.SIZES["sda"] + self.LARGER, "rb": self.SIZES["sdb"] + self.LARGER}
         self.link = self.LINK(controller or directory, sizes, volumes)
         self.controller = ControllerClient(
             NOWHERE, lambda: ("127.0.0.1", 22), directory, self.link, str(self.link.root / "code")
@@ -259,7 +260,11 @@ class Rig:
         return (self.link.dev / ("vdb" if serial == "ra" else "vdc")).read_bytes()
 
     def is_identical(self) -> bool:
-        return all(self.source.content(disk.key) == self.replica(disk.serial) for disk in self.target.disks)
+        """Every byte of the source, and zeroes after its end."""
+        return all(
+            self.source.content(disk.key).ljust(len(replica := self.replica(disk.serial)), b"\0") == replica
+            for disk in self.target.disks
+        )
 
     def controller_state(self) -> dict[str, object]:
         state: dict[str, object] = json.loads((self.link.root / "sync" / "state.json").read_text())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from refloat.command import run
 from refloat.controller.records import SyncStatus
 from refloat.errors import Aborted, Failed, Refused
 from refloat.sync.hashes import ChunkHashes
@@ -121,8 +123,6 @@ def test_a_hub_whose_database_is_one_point_behind(rig: Rig) -> None:
 
 
 def test_source_disk_grown_is_refused_before_anything_is_touched(rig: Rig) -> None:
-    from refloat.command import run
-
     rig.sync()
     bitmaps = rig.source.bitmaps("sdb")
     rig.source.forget("vm", None)  # qemu-img resizes no image with bitmaps
@@ -131,6 +131,35 @@ def test_source_disk_grown_is_refused_before_anything_is_touched(rig: Rig) -> No
         rig.sync()
     assert caught.value.code == "disk_size" and caught.value.hint
     assert bitmaps and rig.source.bitmaps("sdb") == set()
+
+
+class LargerRig(Rig):
+    """As on a platform that counts in GiB."""
+
+    LARGER = 2 * MIB + 512
+
+
+def test_a_replica_that_is_larger_ends_with_zeroes(tmp_path: Path) -> None:
+    rig = LargerRig(tmp_path)
+    try:
+        for value, how in ((1, "full"), (2, "changed")):
+            rig.source.write("sda", rig.SIZES["sda"] - 4096, 4096, value)
+            assert rig.sync().how == how and rig.is_identical()
+        rig.source.lose_bitmaps("sda")
+        rig.source.write("sda", 0, MIB, 3)
+        assert rig.sync().how == "compared" and rig.is_identical()
+        grown = rig.SIZES["sda"] + MIB
+        rig.source.forget("vm", None)  # qemu-img resizes no image with bitmaps
+        run(["qemu-img", "resize", "-q", "-f", "qcow2", str(rig.source.files["sda"]), str(grown)])
+        rig.source.write("sda", grown - 4096, 4096, 4)
+        assert rig.sync().how == "full" and rig.is_identical()
+        shrunk = rig.SIZES["sda"] - MIB
+        rig.source.forget("vm", None)
+        shrink = ["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(rig.source.files["sda"])]
+        run([*shrink, str(shrunk)])
+        assert rig.sync().how == "full" and rig.is_identical()
+    finally:
+        rig.close()
 
 
 def test_a_disk_too_many_is_refused(rig: Rig) -> None:
