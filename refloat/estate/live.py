@@ -175,8 +175,8 @@ def unlike(file: Path, text: str, number: int) -> str:
     if not changes:
         return ""
     return (
-        f"{file} differs from version {number} of the estate, which is in use, in {len(changes)} of its objects: "
-        f"`refloat apply {file}` shows them, and takes the file over"
+        f"{file} differs from version {number} of the estate, which is in use, in {len(changes)} of its "
+        f"objects: `refloat apply {file}` shows them, and takes the file over"
     )
 
 
