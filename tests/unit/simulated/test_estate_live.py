@@ -161,6 +161,7 @@ def test_a_job_keeps_what_it_relies_on(place: Place, hub: Hub) -> None:
     until(lambda: hub.job(job).state is JobState.ROLLED_BACK, "the rollback")
     del place.form["targets"][ONE.name]
     assert apply(hub, place, 2) == 3
+    assert hub.evidence(job)["seal"] and hub.steps(job), "what was proven stays"
 
 
 def test_a_site_that_moved_is_used_at_its_new_place(place: Place, hub: Hub, tmp_path: Path) -> None:
