@@ -385,10 +385,13 @@ class Hub:
         with self._deciding:
             # The job goes on meanwhile: that it may still be aborted is part of asking, not a look before.
             live = self.store.job(job_id).mode is not Mode.TEST
-            unless_begun = RUNS_LIVE if live and not discard_writes else ""
-            if not self.store.request_abort(job_id, ABORTABLE, unless_begun):
+            if not self.store.request_abort(job_id, ABORTABLE, RUNS_LIVE if live else ""):
                 self._require(job_id, ABORTABLE, "abort")
                 self._acknowledged(job_id, discard_writes)
+                # It loses what a rollback loses: asked a little earlier, it needs as many people.
+                self._two_people(job_id, "rollback", by, reason, self.run(job_id).policy)
+                if not self.store.request_abort(job_id, ABORTABLE):
+                    self._require(job_id, ABORTABLE, "abort")
             self._record(job_id, "abort", by, reason)
         return self.store.job(job_id)
 
