@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
@@ -230,3 +231,46 @@ def test_every_answer_is_hardened(app: Any) -> None:
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-frame-options"] == "DENY" and headers["x-content-type-options"] == "nosniff"
         assert "unsafe" not in headers["content-security-policy"]
+
+
+# ---------------------------------------------------------------- slow and false bodies
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refloat.api.guard.BODY_WITHIN", 0.05)
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await anyio.sleep_forever()
+        return {}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    headers = {"host": "127.0.0.1", "authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": f"{V1}/users",
+        "raw_path": b"",
+        "query_string": b"",
+        "scheme": "http",
+        "server": ("127.0.0.1", 1),
+        "client": ("127.0.0.1", 2),
+        "http_version": "1.1",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+
+    async def ask() -> None:
+        with anyio.fail_after(20):
+            await app(scope, receive, send)
+
+    anyio.run(ask)
+    assert said[0]["status"] == 408
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "-1", "1e3", "9" * 5000])
+def test_a_length_that_is_no_number_is_refused(app: Any, length: str) -> None:
+    headers = {"content-length": length.encode("latin-1"), "content-type": "application/json"}
+    with client_of(app, TOKEN) as client:
+        assert client.post(f"{V1}/users", headers=headers, content=b"{}").status_code == 413
