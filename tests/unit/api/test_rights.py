@@ -151,6 +151,36 @@ def test_a_token_makes_no_wider_one(hub: FakeHub, app: Any) -> None:
 # ---------------------------------------------------------------- sessions
 
 
+def test_a_narrow_token_makes_none_of_everything(hub: FakeHub, app: Any) -> None:
+    """It asked for what it has not: what was left of that, nothing, stood for all of the role."""
+    hub.people.add_user("anna", Role.ADMIN)
+    token = hub.people.issue_token("anna", "monitoring", 1, scopes=[Permission.LOOK])[1]
+    with client_of(app, token) as client:
+        answer = client.post(f"{V1}/tokens", json={"label": "x", "days": 1, "scopes": ["access"]})
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert len(hub.people.tokens()) == 1
+
+
+def test_a_token_makes_none_that_outlives_it(hub: FakeHub, app: Any) -> None:
+    for name in ("anna", "ben"):
+        hub.people.add_user(name, Role.ADMIN)
+    info, token = hub.people.issue_token("anna", "for a day", 1)
+    with client_of(app, token) as client:
+        for owner in ("anna", "ben"):
+            answer = client.post(f"{V1}/tokens", json={"label": "x", "days": 366, "owner": owner})
+            assert (answer.status_code, answer.json()["expires"]) == (201, info.expires)
+
+
+def test_a_narrow_token_revokes_no_wider_one(hub: FakeHub, app: Any) -> None:
+    hub.people.add_user("anna", Role.ADMIN)
+    wide = hub.people.issue_token("anna", "wide", 1)[0]
+    for role, scopes in ((Role.ADMIN, [Permission.LOOK]), (Role.VIEWER, [])):
+        narrow, token = hub.people.issue_token("anna", "narrow", 1, role, scopes)
+        with client_of(app, token) as client:
+            assert client.delete(f"{V1}/tokens/{wide.id}").status_code == 403
+            assert client.delete(f"{V1}/tokens/{narrow.id}").status_code == 200
+
+
 @pytest.fixture
 def session(hub: FakeHub) -> tuple[str, str]:
     hub.people.add_user("anna", Role.OPERATOR, PASSWORD)
