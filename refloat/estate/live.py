@@ -64,13 +64,15 @@ class LiveEstate:
         self._estate = estate
         return estate
 
-    def at_start(self, file: Path) -> Estate:
-        """The newest version; where there is none yet, `file` is the first. Raises Refused (bad_estate)."""
+    def at_start(self, file: Path, take: bool = False) -> Estate:
+        """The newest version; where there is none yet, or the operator said `take`, `file` is the next one.
+        Raises Refused (bad_estate)."""
         newest = self.versions.newest()
-        if newest is None:
+        if newest is None or take:
             text = read_estate(file)
             estate = parse_estate(text, str(file))
-            self._keep(1, text, THE_HUB, f"from {file} at the hub's first start")
+            number = newest.number + 1 if newest else 1
+            self._keep(number, text, THE_HUB, f"taken from {file} at the hub's start")
             return self.given(estate)
         _, text = self.versions.read(newest.number)
         estate = _stored(newest, text)
@@ -154,7 +156,8 @@ def _stored(version: Applied, text: str) -> Estate:
         raise Refused(
             f"the hub keeps an estate that this release does not take:\n{error.message}",
             code=error.code,
-            hint="start the release that took it, apply one that fits both, then start this one",
+            hint="write one that fits into the file of the settings, and start once with `--take-estate`; or "
+            "start the release that took it",
         ) from error
 
 
