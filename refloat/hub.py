@@ -74,13 +74,18 @@ ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
 class Hub:
     """Every method raises NotFound for unknown names and Refused or Busy when nothing was done.
 
-    Without an `estate` it has the newest version that it keeps, or the file of the settings as the first one.
+    Without an `estate` it has the newest version that it keeps; the file of the settings is the first one, or
+    by `take_estate` the next.
     """
 
     callback: Callback | None = None  # where guests report by HTTPS
 
     def __init__(
-        self, config: Config, estate: Estate | None = None, platforms: Platforms | None = None
+        self,
+        config: Config,
+        estate: Estate | None = None,
+        platforms: Platforms | None = None,
+        take_estate: bool = False,
     ) -> None:
         self.data_dir = config.data_dir
         if (config.data_dir / RESTORING).exists():
@@ -102,7 +107,8 @@ class Hub:
         self.audit = Audit(self.store.engine)
         self.estates = LiveEstate(self.store, self.audit, self._use)
         try:
-            self.estate = self.estates.given(estate) if estate else self.estates.at_start(config.estate)
+            given, file = self.estates.given, config.estate
+            self.estate = given(estate) if estate else self.estates.at_start(file, take_estate)
         except BaseException:
             self._let_go()
             raise
@@ -392,10 +398,13 @@ class Hub:
         with self._deciding:
             # The job goes on meanwhile: that it may still be aborted is part of asking, not a look before.
             live = self.store.job(job_id).mode is not Mode.TEST
-            unless_begun = RUNS_LIVE if live and not discard_writes else ""
-            if not self.store.request_abort(job_id, ABORTABLE, unless_begun):
+            if not self.store.request_abort(job_id, ABORTABLE, RUNS_LIVE if live else ""):
                 self._require(job_id, ABORTABLE, "abort")
                 self._acknowledged(job_id, discard_writes)
+                # It loses what a rollback loses: asked a little earlier, it needs as many people.
+                self._two_people(job_id, "rollback", by, reason, self.run(job_id).policy)
+                if not self.store.request_abort(job_id, ABORTABLE):
+                    self._require(job_id, ABORTABLE, "abort")
             self._record(job_id, "abort", by, reason)
         return self.store.job(job_id)
 
@@ -521,8 +530,8 @@ def only_hub(data_dir: Path) -> Any:
     return lock
 
 
-def open_hub(config: Config, callback: Callback | None = None) -> Hub:
-    hub = Hub(config)
+def open_hub(config: Config, callback: Callback | None = None, take_estate: bool = False) -> Hub:
+    hub = Hub(config, take_estate=take_estate)
     hub.callback = callback
     hub.open()
     return hub

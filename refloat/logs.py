@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from textwrap import indent
+from typing import Any
+
+from refloat.text import safe
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
@@ -29,14 +33,18 @@ def within(**what: str) -> Iterator[None]:
 
 
 class TextLines(logging.Formatter):
-    """One line an event, but for tracebacks."""
+    """One line an event, but for tracebacks, which are moved in. What others wrote, such as the path of a
+    request or the text of an error, makes no line of its own and moves no cursor."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         said = " ".join(f"{name}={value}" for name, value in _within.get({}).items())
-        return super().formatMessage(record) + (f" [{said}]" if said else "")
+        return safe(super().formatMessage(record) + (f" [{said}]" if said else ""))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return indent(safe(super().formatException(ei), keep="\n\t"), "  ", lambda line: True)
 
 
 class JsonLines(logging.Formatter):

@@ -25,6 +25,7 @@ class Throttle:
             used, since = self._used.get(key, (0.0, at))
             used = max(0.0, used - (at - since) / self._every)
             if used + 1 > self._burst:
+                self._used.move_to_end(key)  # who is held back is not forgotten for those who came later
                 return (used + 1 - self._burst) * self._every
             self._used[key] = (used + 1, at)
             self._used.move_to_end(key)

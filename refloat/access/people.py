@@ -180,8 +180,10 @@ class People:
         days: int,
         role: Role | None = None,
         scopes: Collection[Permission] = (),
+        until: str = "",
     ) -> tuple[TokenInfo, str]:
-        """The token's record and the token itself, which is shown this once."""
+        """The token's record and the token itself, which is shown this once. It is over after `days`, and at
+        `until` where that is earlier."""
         if not 1 <= days <= LONGEST_TOKEN_DAYS:
             raise Refused(
                 f"a token lives for 1 to {LONGEST_TOKEN_DAYS} days",
@@ -198,6 +200,7 @@ class People:
                     hint="a token has its owner's role or a lower one",
                 )
             id, secret, at = secrets.token_hex(6), secrets.token_urlsafe(32), now()
+            expires = _before(at, -days * 86400)
             row = TokenRow(
                 id=id,
                 owner=owner,
@@ -206,7 +209,7 @@ class People:
                 scopes=" ".join(sorted(scopes)),
                 secret=_digest(secret),
                 created=at,
-                expires=_before(at, -days * 86400),
+                expires=min(expires, until or expires),
             )
             rows.add(row)
             rows.flush()
@@ -248,7 +251,7 @@ class People:
             # An owner who was made viewer has no operator's tokens left.
             role = min(Role(row.role), Role(owner.role), key=list(Role).index)
             scopes = frozenset(Permission(word) for word in row.scopes.split()) if row.scopes else None
-            return Principal(row.owner, role, scopes)
+            return Principal(row.owner, role, scopes, until=row.expires)
 
     def anyone(self) -> bool:
         """Whether there is a user at all: without one the page says how to make the first."""

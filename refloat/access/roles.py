@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -55,6 +55,8 @@ class Principal:
     scopes: frozenset[Permission] | None = None
     session: str = ""  # id of the web session that it came with; empty for a token
     claimed: str = ""
+    # When the token that it came with is over; empty for a session and the hub's own token.
+    until: str = field(default="", compare=False)
 
     def may(self, permission: Permission) -> bool:
         granted = at_least(self.role, GRANTS[permission])

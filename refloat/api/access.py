@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from refloat.access import Permission, Principal, Role
+from refloat.access import Permission, Principal, Role, TokenInfo
 from refloat.access.roles import at_least
 from refloat.api.common import PROBLEMS, Name, hub_of
 from refloat.api.door import Audits, Forbidden, Looks, ManagesAccess, Needs
@@ -77,7 +77,8 @@ def issue_token(request: Request, who: Looks, body: TokenIn) -> IssuedOut:
         role, scopes = _no_higher(who, role), _within(who, scopes)
     else:
         Needs(Permission.ACCESS)(request)
-    token, secret = hub.people.issue_token(owner, body.label, body.days, role, scopes)
+    # One who asks with a token makes none that outlives it, for whomever: else a short life means nothing.
+    token, secret = hub.people.issue_token(owner, body.label, body.days, role, scopes, who.until)
     hub.audit.record(who.signature, "token-issue", token.id, owner=owner, role=token.role, days=body.days)
     return IssuedOut(**TokenOut.model_validate(token).model_dump(), token=secret)
 
@@ -93,20 +94,35 @@ def _no_higher(who: Principal, role: Role | None) -> Role:
 
 
 def _within(who: Principal, scopes: list[Permission]) -> list[Permission]:
-    """A narrow token makes no wide one."""
+    """A narrow token makes no wide one. None left would mean all of the role: that is refused."""
     if who.scopes is None:
         return scopes
-    return [scope for scope in (scopes or sorted(who.scopes)) if scope in who.scopes]
+    left = [scope for scope in (scopes or sorted(who.scopes)) if scope in who.scopes]
+    if not left:
+        raise Forbidden(
+            f"this token has none of these scopes: {', '.join(scopes)}",
+            code="forbidden",
+            hint="nothing was made; leave the scopes out for a token that may the same",
+        )
+    return left
 
 
 @router.delete("/tokens/{id}", summary="Revoke a token, at once")
 def revoke_token(request: Request, who: Looks, id: Name) -> TokenOut:
+    """Your own, as long as it may no more than you may here; any by who manages access."""
     hub = hub_of(request)
-    if hub.people.token(id).owner != who.name:
+    if not _covers(who, hub.people.token(id)):
         Needs(Permission.ACCESS)(request)
     token = hub.people.revoke_token(id)
     hub.audit.record(who.signature, "token-revoke", id, owner=token.owner)
     return TokenOut.model_validate(token)
+
+
+def _covers(who: Principal, token: TokenInfo) -> bool:
+    """A narrow token that was stolen must not shut out its owner's wider ones."""
+    rights = set(token.scopes) or set(Permission)
+    within = who.scopes is None or rights <= who.scopes
+    return token.owner == who.name and at_least(who.role, token.role) and within
 
 
 # ---------------------------------------------------------------- audit

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from refloat.access import LOCAL
 from refloat.api.common import PROBLEMS, hub_of
-from refloat.api.door import Looks, ManagesEstate
+from refloat.api.door import Forbidden, Looks, ManagesEstate
 from refloat.api.schemas_estate import (
     EstateAppliedOut,
     EstateChangeOut,
@@ -56,15 +57,33 @@ def read_version(request: Request, _: ManagesEstate, number: Number) -> EstateOu
 def compare(request: Request, _: ManagesEstate, body: EstateIn) -> EstateDiffOut:
     """By object and field, without secrets. Fails with `bad_estate`, naming every line that is wrong."""
     compared = hub_of(request).estates.compare(body.text, safe(body.name))
-    return EstateDiffOut(base=compared.base, changes=_told(compared), blocked=list(compared.blocked))
+    return EstateDiffOut(
+        base=compared.base,
+        changes=_told(compared),
+        blocked=list(compared.blocked),
+        reach=list(compared.reach),
+    )
 
 
 @router.put("", summary="Apply another estate; it is in use at once")
 def apply(request: Request, who: ManagesEstate, body: NewEstateIn) -> EstateAppliedOut:
     """All of it or nothing. Refused where another came between (`estate_changed`), or where an unfinished
-    job relies on what would change (`estate_in_use`). What means the same makes no new version."""
+    job relies on what would change (`estate_in_use`). What means the same makes no new version.
+
+    Programs and files of the hub's machine that no object named before (`reach`) need the hub's own token:
+    a token that was stolen elsewhere must not decide what runs there.
+    """
+
+    def may(compared: Compared) -> None:
+        if compared.reach and who.name != LOCAL:
+            raise Forbidden(
+                f"new on the hub's own machine: {', '.join(compared.reach)}",
+                code="hub_token_needed",
+                hint="nothing was changed; apply this there, as a user who can read the hub's api-token file",
+            )
+
     estates = hub_of(request).estates
-    done = estates.apply(body.text, body.base, who.signature, body.reason, safe(body.name))
+    done = estates.apply(body.text, body.base, who.signature, body.reason, safe(body.name), may)
     return EstateAppliedOut(number=done.base + bool(done.changes), changes=_told(done))
 
 

@@ -144,6 +144,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "base": 2,
         "changes": [_ESTATE_CHANGE],
         "blocked": ["protected web is used by job web-05a219 (test_active): roll it back first"],
+        "reach": ["/etc/refloat/web-controller-key"],
     },
     "EstateIn": {"text": _ESTATE_TEXT, "name": "estate.yaml"},
     "EstateOut": {**_VERSION, "text": _ESTATE_TEXT},
@@ -212,6 +213,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 CODES = {
     "unauthorised": "401: no token, a wrong one, or one whose time is over",
     "forbidden": "403: the role or the scopes do not allow it",
+    "hub_token_needed": "403: new programs or files of the hub's machine need the hub's own token",
     "csrf": "403: a session's request without its page's secret",
     "unknown_target": "404: the estate file has no such target",
     "unknown_job": "404: there is no such job",

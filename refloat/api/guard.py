@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Collection
 
+import anyio
 import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -26,6 +27,7 @@ from refloat.logs import within
 log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024  # bytes
+BODY_WITHIN = 30.0  # seconds
 # An estate has 1 MiB at most; in JSON each of its characters may take two bytes.
 LARGE_BODIES = dict.fromkeys(("/api/v1/estate", "/api/v1/estate/diff"), (2 << 20) + MAX_BODY)
 # What answers before anybody is known: whether the hub lives, the form to log in, and its looks.
@@ -85,7 +87,7 @@ class Guard:
                 "use the address that the hub listens on, or 127.0.0.1",
             )
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > _largest(scope):
+        if not (length.isascii() and length.isdigit()) or len(length) > 12 or int(length) > _largest(scope):
             return problem(413, "too_large", _too_large(_largest(scope)), "send less")
         return None
 
@@ -176,12 +178,19 @@ def _too_large(largest: int) -> str:
 
 
 def _bounded(receive: Receive, largest: int) -> Receive:
-    seen = 0
+    """In bytes and in time. Once the body is there, what is waited for is the client's end: that may take
+    as long as it takes."""
+    seen, whole, begun = 0, False, time.monotonic()
 
     async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, whole
+        try:
+            with anyio.fail_after(None if whole else max(0.0, begun + BODY_WITHIN - time.monotonic())):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not come within {BODY_WITHIN:.0f} seconds") from None
         seen += len(message.get("body", b""))
+        whole = whole or not message.get("more_body", False)
         if seen > largest:
             raise HTTPException(413, _too_large(largest))
         return message

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from refloat.api.certificate import own_certificate
 from refloat.config import Config
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 PATH = "/api/v1/reports/"
 _JOB = re.compile(re.escape(PATH) + r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
 _BODY_WITHIN = 15.0  # seconds
+_CONNECTED_FOR = 20.0  # seconds: one report and its answer, from the first byte to the last
+_MOST_AT_ONCE, _MOST_OF_ONE = 64, 16  # connections, in all and from one address
 _MOST_CLIENTS = 1024  # whose pace is remembered
 _STATUS = {"report_over": 410, "report_forged": 403, "report_foreign": 403}
 _STARTS_WITHIN = 10.0  # seconds
@@ -148,6 +151,22 @@ def callback_of(config: Config) -> Callback | None:
     return Callback(config.report_url.rstrip("/") + PATH, trusted.read_text() if trusted else "", own)
 
 
+class _Brief(H11Protocol):
+    """A connection that says nothing still counts among the most at once: a guest that keeps many open would
+    silence all others. So each is short, and one address has a few of them."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._end = self.loop.call_later(_CONNECTED_FOR, transport.abort)
+        others = (getattr(one, "client", None) for one in self.connections)
+        if sum(other[:1] == (self.client or ())[:1] for other in others if other) > _MOST_OF_ONE:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end.cancel()
+        super().connection_lost(exc)
+
+
 class ReportServer:
     """The listener, in a thread of its own. The address is taken at once, and answers from `start` on."""
 
@@ -170,8 +189,10 @@ class ReportServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # no proxy is there: a guest is not asked where it comes from
+            http=_Brief,
             lifespan="off",
-            limit_concurrency=64,
+            limit_concurrency=_MOST_AT_ONCE,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=2,
             ssl_certfile=certificate,

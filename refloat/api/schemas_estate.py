@@ -60,6 +60,9 @@ class EstateDiffOut(_Record):
     base: int = Field(description="The version in use: give it as `base` when you apply the text")
     changes: list[EstateChangeOut] = Field(description="Empty: it means the same")
     blocked: list[str] = Field(description="Why it would be refused now, such as a job that relies on it")
+    reach: list[str] = Field(
+        description="New programs, files and site addresses of the hub's own machine: they need its own token"
+    )
 
 
 class EstateAppliedOut(_Record):

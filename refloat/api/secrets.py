@@ -30,13 +30,14 @@ def set_secret(request: Request, who: ManagesEstate, name: EstateName, body: Sec
 @router.delete("/{name}", summary="Remove a secret that the estate does not name")
 def remove_secret(request: Request, who: ManagesEstate, name: EstateName) -> SecretOut:
     hub = hub_of(request)
-    if users := hub.estate.users_of(name):
-        raise Refused(
-            f"the secret {name} is used by {', '.join(users)}",
-            code="secret_in_use",
-            hint="nothing was changed; take it out of the estate first",
-        )
-    secret = hub.vault.remove(name)
+    with hub.estates.steady:
+        if users := hub.estate.users_of(name):
+            raise Refused(
+                f"the secret {name} is used by {', '.join(users)}",
+                code="secret_in_use",
+                hint="nothing was changed; take it out of the estate first",
+            )
+        secret = hub.vault.remove(name)
     hub.audit.record(who.signature, "secret-remove", name)
     return _shown(request, secret)
 

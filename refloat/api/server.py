@@ -29,7 +29,7 @@ _GRACE = 5  # seconds that open requests get when the hub is stopped
 _BACKLOG = 128
 
 
-def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> None:
+def serve(config: Config, extend: Callable[[FastAPI], None] | None = None, take_estate: bool = False) -> None:
     """Serves until SIGTERM or SIGINT; `extend` puts more onto the API's application, such as the page.
     Raises Refused when the address cannot be had.
 
@@ -49,7 +49,7 @@ def serve(config: Config, extend: Callable[[FastAPI], None] | None = None) -> No
         from refloat.hub import open_hub
 
         reports = ReportServer(config) if config.report_url else None
-        hub = open_hub(config, callback_of(config))
+        hub = open_hub(config, callback_of(config), take_estate)
         try:
             if reports:
                 reports.start(hub.take_report)

@@ -89,12 +89,14 @@ def _show(found: dict[str, Any]) -> None:
             new = one["new"] or "(nothing)"
             value = new if change["what"] == "added" else f"{one['old'] or '(nothing)'} -> {new}"
             say(f"    {one['field']}: {value}")
+    for one in found["reach"]:
+        say(f"new on the hub's machine: {one}")
     if not found["changes"]:
         say(f"nothing changes: it means what version {found['base']} means, which is in use")
 
 
 def _confirm(ctx: typer.Context, yes: bool, found: dict[str, Any]) -> None:
-    question = f"apply these {len(found['changes'])} changes to version {found['base']}?"
+    question = f"apply this to version {found['base']}?"
     if not yes and not (session_of(ctx).interactive() and typer.confirm(safe(question), err=True)):
         raise Refused("the changes were not confirmed", code="not_confirmed", hint="say so with --yes")
 

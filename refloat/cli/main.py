@@ -32,6 +32,9 @@ def serve(
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="The settings; see docs/config.md.")
     ] = None,
+    take_estate: Annotated[
+        bool, typer.Option("--take-estate", help="Take the estate file as the next version, unasked.")
+    ] = False,
 ) -> None:
     """Run the hub: the page, the API, the jobs and the store."""
     from refloat.api.server import serve as serve_hub
@@ -42,7 +45,7 @@ def serve(
 
         install(app)
 
-    serve_hub(load_config(config), extend=with_pages)
+    serve_hub(load_config(config), extend=with_pages, take_estate=take_estate)
 
 
 app.add_typer(targets.app, name="target")

@@ -10,6 +10,7 @@ from typing import Any
 
 from refloat.estate.estate import Estate
 from refloat.estate.forms import Form
+from refloat.estate.probes import HttpForm
 
 LONGEST = 200  # characters of a value that are shown
 HIDDEN = "(hidden)"
@@ -27,6 +28,8 @@ _SECRET = re.compile(r"pass(word|wd|phrase)|secret|token|credential|api_?key|pri
 _REFERENCE = (".file", ".env", ".sealed")  # where a secret is may be shown, what it is may not
 _IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _PROGRAMS = re.compile(r"(^|\.)(command|reader)$")  # argument lists: a secret has no name of its own there
+
+_URL_PATH = re.compile(r"^probes\.\d+\.path$")
 
 
 class What(StrEnum):
@@ -57,6 +60,30 @@ class Change:
 def differences(old: Estate, new: Estate) -> tuple[Change, ...]:
     """Empty where both mean the same, however they are written."""
     return tuple(change for section in KINDS for change in _in_section(section, old, new))
+
+
+def new_reach(old: Estate, new: Estate) -> tuple[str, ...]:
+    """Of the hub's own machine, what no object named before: programs that it would run, files and variables
+    that it would read, addresses that it would show its secrets to. Fit to be shown."""
+    known = {value for _, value in _reach(old)}
+    return tuple(dict.fromkeys(_shown(place, value) for place, value in _reach(new) if value not in known))
+
+
+def _reach(estate: Estate) -> Iterator[tuple[str, str]]:
+    yield from (("site", site.uri) for site in estate.sites.values())  # of libvirt it may name a program, too
+    for policy in estate.policies.values():
+        for probe in policy.probes:
+            if isinstance(probe, HttpForm) and probe.headers and probe.address:
+                yield "probe", f"{probe.address} is shown {', '.join(sorted(probe.headers.values()))}"
+    for section in KINDS:
+        for form in _objects(section, estate).values():
+            for place, value in _fields(form, defaults=False).items():
+                if _PROGRAMS.search(place) or place.endswith(".env") or _is_file(place, value):
+                    yield place, value
+
+
+def _is_file(place: str, value: str) -> bool:
+    return value.startswith("/") and not _URL_PATH.search(place)
 
 
 def _in_section(section: str, old: Estate, new: Estate) -> Iterator[Change]:

@@ -10,9 +10,24 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from refloat.secret import Opened, SecretRef
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
-Mac = Annotated[str, Field(pattern=r"^(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")]
-Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$"
+MAC = r"^(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$"
+DOMAIN = r"^[A-Za-z0-9._-]{1,253}$"
+UUID = r"^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+# What fits each of them, in words.
+FITS = {
+    NAME: "a name has 1 to 41 letters, digits, - and _, and begins with a letter or digit",
+    MAC: 'a MAC address is like "52:54:00:12:34:56", quoted: YAML takes some for numbers',
+    DOMAIN: "a host name has letters, digits, dots, - and _",
+    UUID: "a UUID is like 12345678-1234-4234-8234-123456789abc",
+    VARIABLE: "an environment variable has letters, digits and _",
+}
+
+Name = Annotated[str, Field(pattern=NAME)]
+Mac = Annotated[str, Field(pattern=MAC)]
+Domain = Annotated[str, Field(pattern=DOMAIN)]
 
 
 def _interface(text: str) -> str:
@@ -30,7 +45,7 @@ def _absolute(path: str) -> str:
     return path
 
 
-Uuid = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
+Uuid = Annotated[str, Field(pattern=UUID)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
@@ -42,7 +57,7 @@ class SecretForm(Form):
     """Where a secret is: the estate file itself never holds one."""
 
     file: AbsolutePath | None = None
-    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    env: Annotated[str, Field(pattern=VARIABLE)] | None = None
 
     sealed: Name | None = None
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine
 
 from refloat.access import Audit
 from refloat.errors import Busy, RefloatError, Refused
-from refloat.estate.diff import Change, differences
+from refloat.estate.diff import Change, differences, new_reach
 from refloat.estate.estate import Estate
 from refloat.estate.load import parse_estate, read_estate
 from refloat.estate.uses import blocked, orphans, uses_of
@@ -38,12 +38,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Compared:
-    """Another estate beside the version `base`, which is in use. `blocked`: why it cannot be applied now."""
+    """Another estate beside the version `base`, which is in use. `blocked`: why it cannot be applied now;
+    `reach`: see new_reach."""
 
     base: int
     estate: Estate
     changes: tuple[Change, ...]
     blocked: tuple[str, ...]
+    reach: tuple[str, ...] = ()
 
 
 class LiveEstate:
@@ -62,13 +64,15 @@ class LiveEstate:
         self._estate = estate
         return estate
 
-    def at_start(self, file: Path) -> Estate:
-        """The newest version; where there is none yet, `file` is the first. Raises Refused (bad_estate)."""
+    def at_start(self, file: Path, take: bool = False) -> Estate:
+        """The newest version; where there is none yet, or the operator said `take`, `file` is the next one.
+        Raises Refused (bad_estate)."""
         newest = self.versions.newest()
-        if newest is None:
+        if newest is None or take:
             text = read_estate(file)
             estate = parse_estate(text, str(file))
-            self._keep(1, text, THE_HUB, f"from {file} at the hub's first start")
+            number = newest.number + 1 if newest else 1
+            self._keep(number, text, THE_HUB, f"taken from {file} at the hub's start")
             return self.given(estate)
         _, text = self.versions.read(newest.number)
         estate = _stored(newest, text)
@@ -95,11 +99,21 @@ class LiveEstate:
             troubles = blocked(changes, uses_of(self._store, old), old) if changes else []
             troubles += orphans(self._store, old, wanted) if changes else []
             newest = self.versions.newest()
-            return Compared(newest.number if newest else 0, wanted, changes, tuple(troubles))
+            number = newest.number if newest else 0
+            return Compared(number, wanted, changes, tuple(troubles), new_reach(old, wanted))
 
-    def apply(self, text: str, base: int, by: str, reason: str, name: str) -> Compared:
+    def apply(
+        self,
+        text: str,
+        base: int,
+        by: str,
+        reason: str,
+        name: str,
+        may: Callable[[Compared], None] = lambda _: None,
+    ) -> Compared:
         """The new estate is kept and used at once; nothing happens where it means the same. `base` is the
-        version that its author has seen. Raises Refused: bad_estate, Busy: estate_changed, estate_in_use."""
+        version that its author has seen; `may` raises where they may not do that.
+        Raises Refused: bad_estate, Busy: estate_changed, estate_in_use."""
         with self.steady:
             compared = self.compare(text, name)
             if not compared.changes:
@@ -110,13 +124,14 @@ class LiveEstate:
                     code="estate_changed",
                     hint="nothing was changed; look at the differences again, then apply it",
                 )
+            may(compared)
             if compared.blocked:
                 raise Busy(
                     "\n".join(compared.blocked),
                     code="estate_in_use",
                     hint="nothing was changed; do what is said, or leave these objects as they are",
                 )
-            for target in compared.estate.targets:
+            for target in compared.estate.targets.keys() - self._now().targets.keys():
                 self._store.ensure_target(target)
             self._keep(base + 1, text, by, reason)
             self._estate = compared.estate
@@ -141,7 +156,8 @@ def _stored(version: Applied, text: str) -> Estate:
         raise Refused(
             f"the hub keeps an estate that this release does not take:\n{error.message}",
             code=error.code,
-            hint="start the release that took it, apply one that fits both, then start this one",
+            hint="write one that fits into the file of the settings, and start once with `--take-estate`; or "
+            "start the release that took it",
         ) from error
 
 
@@ -162,8 +178,8 @@ def unlike(file: Path, text: str, number: int) -> str:
     if not changes:
         return ""
     return (
-        f"{file} differs from version {number} of the estate, which is in use, in {len(changes)} objects: "
-        f"`refloat apply {file}` shows them, and takes the file over"
+        f"{file} differs from version {number} of the estate, which is in use, in {len(changes)} of its "
+        f"objects: `refloat apply {file}` shows them, and takes the file over"
     )
 
 

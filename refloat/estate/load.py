@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from refloat.errors import Refused
 from refloat.estate import text as written
 from refloat.estate.estate import Estate
+from refloat.estate.forms import FITS
 from refloat.estate.text import NotRead, Read, Wrong, read, words_of
 
 MOST_SAID = 50
@@ -92,7 +93,8 @@ def _claim(error: ErrorDetails) -> Claim:
         words[2:3] = ["platform"] if error["type"].startswith("union_tag") else []
     if words[:1] == ["policies"] and words[2:3] == ["probes"]:
         words[4:5] = ["kind"] if error["type"] == "unknown_kind" else []
-    return tuple(words), _WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
+    fits = FITS.get(error.get("ctx", {}).get("pattern", ""), "")
+    return tuple(words), fits or _WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
 
 
 # ---------------------------------------------------------------- what contradicts

@@ -11,9 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from refloat.errors import Failed
+from refloat.text import safe
 
 QUIET = 10.0  # seconds that the other side may say nothing
 WHOLE = 30.0  # seconds for one delivery
+SHOWN = 200  # characters that are told of what the other side said
 
 
 @contextmanager
@@ -65,4 +67,4 @@ def in_words(error: Exception) -> str:
             return f"its certificate is not trusted: {error.verify_message}"
         case OSError() if error.strerror:
             return error.strerror
-    return f"{type(error).__name__}: {error}"
+    return safe(f"{type(error).__name__}: {error}")[:SHOWN]

@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -87,9 +88,10 @@ class Courier:
     def stop(self, within: float = 3.0) -> None:
         """A delivery that is under way for longer is not waited for: it will be made again."""
         self._stop.set()
+        until = time.monotonic() + within
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(within)
+                thread.join(max(0.0, until - time.monotonic()))
         self._closed = True
 
     # ------------------------------------------------------------ asked by people

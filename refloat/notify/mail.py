@@ -8,12 +8,10 @@ from contextlib import suppress
 
 from refloat.errors import Failed
 from refloat.notices import Notice
-from refloat.notify.bounded import QUIET, WHOLE, ends_within, in_words, trusting
+from refloat.notify.bounded import QUIET, SHOWN, WHOLE, ends_within, in_words, trusting
 from refloat.notify.channels import Mail, MailTls
 from refloat.notify.render import mail
 from refloat.text import safe
-
-_SHOWN = 200  # characters of what a server says that are told
 
 
 def send(channel: Mail, notice: Notice, url: str, whole: float = WHOLE) -> str:
@@ -67,11 +65,13 @@ def _in_words(error: Exception) -> str:
             return f"it does not take the user and password ({error.smtp_code})"
         case smtplib.SMTPResponseException():
             return f"it answered {_answer(error.smtp_code, error.smtp_error)}"
+        case UnicodeError():  # its text would show some of them
+            return "it cannot be sent: the user or the password is not ASCII"
         case smtplib.SMTPException():
-            return safe(error)[:_SHOWN]
+            return safe(error)[:SHOWN]
     return in_words(error)
 
 
 def _answer(code: int, said: bytes | str) -> str:
     text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-    return f"{code} {safe(text)[:_SHOWN]}"
+    return f"{code} {safe(text)[:SHOWN]}"

@@ -36,15 +36,16 @@ class ReplicaWatch:
     def look(self) -> None:
         """Raises alarms and ends them; nothing is read where nobody wants to be told."""
         outbox = self._hub.store.outbox
-        if not outbox.asked_for(ALARMS[Alarm.RPO]):
+        if not any(outbox.asked_for(kinds) for kinds in ALARMS.values()):
             return
-        raised = outbox.alarms(Alarm.RPO)
+        raised = {alarm: outbox.alarms(alarm) for alarm in Alarm}
         known = self._hub.made_targets()
         for target in known:
-            self._judge(outbox, target, target.name in raised)
+            self._judge(outbox, target, target.name in raised[Alarm.RPO])
         protected = {target.name for target in known if target.state is not TargetState.FAILED_OVER}
-        for gone in raised - protected:
-            outbox.forget(gone, Alarm.RPO)
+        for alarm, targets in raised.items():
+            for gone in targets - protected:
+                outbox.forget(gone, alarm)
 
     def _judge(self, outbox: Outbox, target: TargetStatus, raised: bool) -> None:
         found = self._hub.replication_of(target)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import http.client
 import socket
 import time
+from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 from refloat import __version__
 from refloat.errors import Failed
 from refloat.notices import Notice
-from refloat.notify.bounded import QUIET, WHOLE, ends_within, in_words, trusting
+from refloat.notify.bounded import QUIET, SHOWN, WHOLE, ends_within, in_words, trusting
 from refloat.notify.channels import Webhook
 from refloat.notify.render import body, signed
 from refloat.text import safe
 
 _MOST = 4096  # bytes read of an answer
-_SHOWN = 200  # characters of it that are told
+_FOR_WORDS = 2.0  # seconds for what comes after the status
 
 
 def post(channel: Webhook, notice: Notice, url: str, whole: float = WHOLE) -> str:
@@ -49,11 +50,15 @@ def _exchange(sock: socket.socket, parts: SplitResult, content: bytes, headers: 
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection.request("POST", path, content, headers)
     answer = connection.getresponse()
-    return _judged(answer.status, answer.read(_MOST))
+    sock.settimeout(_FOR_WORDS)
+    said = b""
+    with suppress(OSError, http.client.HTTPException):  # the status has decided
+        said = answer.read1(_MOST)
+    return _judged(answer.status, said)
 
 
 def _judged(status: int, said: bytes) -> str:
-    words = safe(said.decode("utf-8", "replace").strip())[:_SHOWN]
+    words = safe(said.decode("utf-8", "replace").strip())[:SHOWN]
     answer = f"{status} {http.client.responses.get(status, '')}".strip() + (f": {words}" if words else "")
     if 200 <= status < 300:
         return answer

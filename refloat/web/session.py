@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
@@ -41,10 +42,10 @@ def log_in(
 ) -> Response:
     """Always a new session: what the browser showed before is not taken up."""
     hub, throttle = hub_of(request), throttle_of(request)
-    address = request.client.host if request.client else "?"
     name = safe(name).strip().lower()
-    keys = (f"address {address}", f"name {name}")
-    wait = max(throttle.wait_for(key) for key in keys)
+    keys = (f"address {_site_of(request)}", f"name {name}")
+    # An address that has to wait counts for no name: else it locks others out, and makes names forgotten.
+    wait = throttle.wait_for(keys[0]) or throttle.wait_for(keys[1])
     if wait:
         return _form(request, 429, f"Too many tries. Wait {span(wait)}.", name)
     session = hub.people.log_in(name, password) if same_origin(request.headers) else None
@@ -58,6 +59,18 @@ def log_in(
     secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, session.cookie, httponly=True, samesite="strict", secure=secure, path="/")
     return answer
+
+
+def _site_of(request: Request) -> str:
+    """The address; of IPv6 its /64, of which one machine has every address."""
+    host = request.client.host if request.client else "?"
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4 or address.ipv4_mapped:
+        return str(address)
+    return str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))
 
 
 @router.post("/logout")

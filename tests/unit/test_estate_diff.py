@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from refloat.estate import Estate
-from refloat.estate.diff import HIDDEN, LONGEST, FieldChange, What, differences
+from refloat.estate.diff import HIDDEN, LONGEST, FieldChange, What, differences, new_reach
 from refloat.estate.uses import Use, blocked
 
 CONTROLLER = {"vm": "c", "address": "192.0.2.2", "identity": "/key", "host_key": "ssh-ed25519 A"}
@@ -197,3 +197,54 @@ def test_a_mapping_that_is_new_changes_where_a_jobs_adapter_leads() -> None:
     unknown = Use("job", "wait", frozenset(), networks=None)
     assert blocked(changes, [unknown], OLD), "a job whose VM's networks are not known relies on every mapping"
     assert not blocked(changes, [Use("sync", "wait", frozenset())], OLD)
+
+
+# ---------------------------------------------------------------- what reaches out of the estate
+
+PROBE = {"kind": "command", "command": ["/usr/local/bin/check", "{address}"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reach"),
+    [
+        (("policies", "gold", "probes", 0), PROBE, "/usr/local/bin/check {address}"),
+        (("sites", "dc", "reader"), ["/bin/reader", "{socket}"], "/bin/reader {socket}"),
+        (("sites", "dc", "password"), {"file": "/etc/shadow"}, "/etc/shadow"),
+        (("sites", "dc", "password"), {"env": "OTHER"}, "OTHER"),
+        (("sites", "dc", "server"), "elsewhere", "vsphere://elsewhere:443"),
+        (("sites", "kvm", "uri"), "qemu+ext:///s?command=/tmp/x", "qemu+ext:///s?command=/tmp/x"),
+        (("targets", "web", "controller", "identity"), "/other", "/other"),
+        (("targets", "db", "provision", "image"), "/etc/shadow", "/etc/shadow"),
+        (
+            ("policies", "gold", "probes", 0),
+            {"kind": "http", "path": "/health", "headers": {"X": "/etc/shadow"}},
+            "/etc/shadow",
+        ),
+    ],
+)
+def test_what_is_new_on_the_hubs_machine(path: tuple[Any, ...], value: Any, reach: str) -> None:
+    new = changed(*path, to=value)
+    assert new_reach(OLD, new) == (reach,)
+    assert new_reach(new, new) == ()
+
+
+def test_who_is_shown_a_file_that_is_known() -> None:
+    probe = {"kind": "http", "headers": {"Authorization": "/etc/vc"}}
+    planned = changed("policies", "gold", "probes", 0, to=probe)
+    assert new_reach(OLD, planned) == (), "the VM itself, with a file that was named before"
+    elsewhere = changed("policies", "gold", "probes", 0, to={**probe, "address": "192.0.2.9"})
+    assert new_reach(planned, elsewhere) == ("192.0.2.9 is shown /etc/vc",)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("policies", "gold", "probes", 0), {"kind": "http", "path": "/health"}),
+        (("policies", "gold", "rpo"), 60),
+        (("targets", "web", "disks", "sdb"), "x"),
+        (("sites", "cloud", "secret"), {"file": "/etc/vc"}),  # named before, by another site
+        (("targets", "db"), None),
+    ],
+)
+def test_what_is_not(path: tuple[Any, ...], value: Any) -> None:
+    assert new_reach(OLD, changed(*path, to=value)) == ()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from refloat.errors import Refused
 from refloat.estate.load import MOST_SAID, load_estate, parse_estate
@@ -106,6 +108,38 @@ def test_a_bomb_is_refused_at_once() -> None:
 def test_a_text_that_is_no_mapping(text: str) -> None:
     with pytest.raises(Refused, match=r"e:1: the estate: is no mapping"):
         parse_estate(text, "e")
+
+
+PIECES = [
+    *("version: 1\n", "sites:", "targets:", "mappings:", "policies:", "protected: {a: {site: a, vm: b}}\n"),
+    *("sites: {a: {platform: libvirt, uri: x}}\n", "\n  ", "\n", " ", "- ", "a", "from", "to: ", "x: ", ","),
+    *("[", "]", "{", "}", "&a ", "*a", "!!", "? ", ":", "|", "> ", "'", '"', "#", "%", "---\n", "~", "<<: "),
+    *("0x", "1_0", "1:30", "1e400", ".inf", ".nan", "2026-99-99", "yes", "\t", "\x85", "\u2028", "\0"),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join) | st.text(max_size=60))
+def test_any_text_is_an_estate_or_is_refused(text: str) -> None:
+    try:
+        parse_estate(text, "e")
+    except Refused as refused:
+        assert refused.code == "bad_estate" and refused.message.startswith("e:")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sites: {a b: {platform: simulated, uri: /w}}", "e:1: sites.a b: a name has 1 to 41 letters"),
+        ("policies: {a: {nics: {10:20:30:40:50:59: {}}}}", "e:1: policies.a.nics"),
+        ("policies:\n  a:\n    nics:\n      eth0: {}", "e:4: policies.a.nics.eth0: a MAC address is like"),
+        ("policies: {a: {luks_keys: {x: /k}}}", "luks_keys.x: a UUID is like"),
+    ],
+)
+def test_what_would_fit_is_said_in_words(text: str, words: str) -> None:
+    with pytest.raises(Refused) as caught:
+        parse_estate(text, "e")
+    assert words in caught.value.message and "pattern" not in caught.value.message
 
 
 def test_only_so_many_are_said() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from refloat.hub import Hub
 from refloat.jobs import engine as engine_module
 from refloat.model import JobState, Mode, OperatorDecision, PowerState, SyncPoint, TargetState
 from refloat.platforms import Platforms
+from refloat.policy import Weighty
 from tests.unit.fakes import POINT, World, make_world
 
 ESTATE = {
@@ -235,6 +237,21 @@ def test_an_abort_that_is_too_late_says_what_to_do(hub: Hub, world: World) -> No
         hub.abort(job, "ada", discard_writes=True)
     assert "rollback" not in caught.value.hint
     assert world.source.power is PowerState.RUNNING
+
+
+def test_an_abort_that_discards_writes_needs_two_people_like_a_rollback(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    careful = replace(hub.estate.policy("default"), second_person=(Weighty.ROLLBACK,))
+    monkeypatch.setattr(type(hub.estate), "policy", lambda *_: careful)
+    job = hub.start_failover("web", Mode.PLANNED).id
+    wait_for_step(hub, job, "await-report")
+    for _ in range(2):
+        with pytest.raises(Refused) as caught:
+            hub.abort(job, "ada", discard_writes=True)
+        assert caught.value.code == "second_person" and not hub.job(job).abort_requested
+    hub.abort(job, "ben", discard_writes=True)
+    reach(hub, job, JobState.ROLLED_BACK)
 
 
 def test_an_unknown_job_is_not_aborted(hub: Hub) -> None:

@@ -43,6 +43,19 @@ def test_a_traceback_is_part_of_its_object() -> None:
     assert "ValueError: cause" in json.loads(JsonLines().format(failed))["error"]
 
 
+def test_what_others_wrote_makes_no_line_of_the_log() -> None:
+    """A path or an error's text with line ends in it would say what the hub never said."""
+    forged = "\n2026-01-01 00:00:00,000 INFO refloat.audit: all is well\x1b[2J"
+    try:
+        raise ValueError(forged)
+    except ValueError as error:
+        failed = record(f"GET /jobs/{forged} failed")
+        failed.exc_info = (type(error), error, error.__traceback__)
+    first, *others = TextLines().format(failed).split("\n")
+    assert "all is well" in first and others[0] == "  Traceback (most recent call last):"
+    assert all(line.startswith("  ") for line in others) and "\x1b" not in first + "".join(others)
+
+
 def test_each_step_of_a_job_is_in_the_log(tmp_path: Path) -> None:
     one = Protected(1)
     site = Site(tmp_path, one)

@@ -208,3 +208,12 @@ def test_a_throttle_lets_few_try_and_forgets_nobody_too_soon() -> None:
     assert throttle.wait_for("a") == 0 and throttle.wait_for("a") == 10
     throttle.forgive("a")
     assert throttle.wait_for("a") == 0
+
+
+def test_who_is_held_back_is_not_forgotten_for_many_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refloat.access.limits._MOST_KEYS", 3)
+    throttle = Throttle(burst=1, every=1000)
+    throttle.wait_for("guesser")
+    for other in ("a", "b", "c", "d"):
+        assert throttle.wait_for("guesser") > 0
+        throttle.wait_for(other)

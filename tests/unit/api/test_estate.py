@@ -95,3 +95,17 @@ def test_an_estate_may_be_large_and_nothing_else(client: TestClient, hub: FakeHu
     too_large = b" " * (LARGE_BODIES["/api/v1/estate"] + 1)
     assert client.put("/estate", content=too_large).status_code == 413
     assert client.post("/users", content=b" " * 70000).status_code == 413
+
+
+def test_what_runs_on_the_hubs_machine_needs_the_hubs_own_token(client: TestClient, hub: FakeHub) -> None:
+    data: Any = deepcopy(ESTATE)
+    data["policies"]["gold"]["probes"] = [{"kind": "command", "command": ["/tmp/x"]}]
+    body = {"text": json.dumps(data), "base": 0}
+    assert client.post("/estate/diff", json={"text": body["text"]}).json()["reach"] == ["/tmp/x"]
+    refused = client.put("/estate", json=body)
+    assert refused.status_code == 403 and refused.json()["code"] == "hub_token_needed" and not hub.taken
+    own = {"authorization": f"Bearer {TOKEN}"}
+    assert client.put("/estate", json=body, headers=own).status_code == 200
+    data["policies"]["gold"]["rpo"] = 60
+    later = {"text": json.dumps(data), "base": 1}
+    assert client.put("/estate", json=later).status_code == 200, "it is known now"

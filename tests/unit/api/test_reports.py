@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +114,40 @@ def test_a_client_without_tls_gets_nothing(server: tuple[ReportServer, ssl.SSLCo
         except ConnectionError:
             said = b""
     assert b"ack" not in said
+
+
+def test_connections_that_say_nothing_silence_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One guest keeps as many open as it can: another, here with the same address, is heard all the same."""
+    monkeypatch.setattr("refloat.api.reports._CONNECTED_FOR", 1.0)
+    config = Config(tmp_path, report_url="http://127.0.0.1:1", report_listen="127.0.0.1:0")
+    server = ReportServer(config)
+    server.start(take)
+    held = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(70)]
+    try:
+        for one in held:  # each is ended by the hub: those too many at once, the others after their time
+            with suppress(ConnectionError):
+                assert one.recv(1) == b""
+        answer = httpx.post(f"http://127.0.0.1:{server.port}{PATH}web-1", content=b"123")
+        assert answer.text == "ack 3\n"
+    finally:
+        for one in held:
+            one.close()
+        server.stop()
+
+
+def test_a_guest_does_not_say_where_it_comes_from(tmp_path: Path) -> None:
+    config = Config(tmp_path, report_url="http://127.0.0.1:1", report_listen="127.0.0.1:0")
+    server = ReportServer(config)
+    server.start(take)
+    try:
+        url = f"http://127.0.0.1:{server.port}/"
+        codes = [
+            httpx.post(url, headers={"x-forwarded-for": f"192.0.2.{number}"}).status_code
+            for number in range(40)
+        ]
+    finally:
+        server.stop()
+    assert codes[0] == 404 and 429 in codes
 
 
 def test_the_pace_of_each_sender() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
@@ -151,6 +152,36 @@ def test_a_token_makes_no_wider_one(hub: FakeHub, app: Any) -> None:
 # ---------------------------------------------------------------- sessions
 
 
+def test_a_narrow_token_makes_none_of_everything(hub: FakeHub, app: Any) -> None:
+    """It asked for what it has not: what was left of that, nothing, stood for all of the role."""
+    hub.people.add_user("anna", Role.ADMIN)
+    token = hub.people.issue_token("anna", "monitoring", 1, scopes=[Permission.LOOK])[1]
+    with client_of(app, token) as client:
+        answer = client.post(f"{V1}/tokens", json={"label": "x", "days": 1, "scopes": ["access"]})
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert len(hub.people.tokens()) == 1
+
+
+def test_a_token_makes_none_that_outlives_it(hub: FakeHub, app: Any) -> None:
+    for name in ("anna", "ben"):
+        hub.people.add_user(name, Role.ADMIN)
+    info, token = hub.people.issue_token("anna", "for a day", 1)
+    with client_of(app, token) as client:
+        for owner in ("anna", "ben"):
+            answer = client.post(f"{V1}/tokens", json={"label": "x", "days": 366, "owner": owner})
+            assert (answer.status_code, answer.json()["expires"]) == (201, info.expires)
+
+
+def test_a_narrow_token_revokes_no_wider_one(hub: FakeHub, app: Any) -> None:
+    hub.people.add_user("anna", Role.ADMIN)
+    wide = hub.people.issue_token("anna", "wide", 1)[0]
+    for role, scopes in ((Role.ADMIN, [Permission.LOOK]), (Role.VIEWER, [])):
+        narrow, token = hub.people.issue_token("anna", "narrow", 1, role, scopes)
+        with client_of(app, token) as client:
+            assert client.delete(f"{V1}/tokens/{wide.id}").status_code == 403
+            assert client.delete(f"{V1}/tokens/{narrow.id}").status_code == 200
+
+
 @pytest.fixture
 def session(hub: FakeHub) -> tuple[str, str]:
     hub.people.add_user("anna", Role.OPERATOR, PASSWORD)
@@ -200,3 +231,46 @@ def test_every_answer_is_hardened(app: Any) -> None:
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-frame-options"] == "DENY" and headers["x-content-type-options"] == "nosniff"
         assert "unsafe" not in headers["content-security-policy"]
+
+
+# ---------------------------------------------------------------- slow and false bodies
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refloat.api.guard.BODY_WITHIN", 0.05)
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await anyio.sleep_forever()
+        return {}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    headers = {"host": "127.0.0.1", "authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": f"{V1}/users",
+        "raw_path": b"",
+        "query_string": b"",
+        "scheme": "http",
+        "server": ("127.0.0.1", 1),
+        "client": ("127.0.0.1", 2),
+        "http_version": "1.1",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+
+    async def ask() -> None:
+        with anyio.fail_after(20):
+            await app(scope, receive, send)
+
+    anyio.run(ask)
+    assert said[0]["status"] == 408
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "-1", "1e3", "9" * 5000])
+def test_a_length_that_is_no_number_is_refused(app: Any, length: str) -> None:
+    headers = {"content-length": length.encode("latin-1"), "content-type": "application/json"}
+    with client_of(app, TOKEN) as client:
+        assert client.post(f"{V1}/users", headers=headers, content=b"{}").status_code == 413

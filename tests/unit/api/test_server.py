@@ -24,7 +24,7 @@ PROGRAM = """
 import sys, types
 from tests.unit.api.fake_hub import FakeHub
 hub = types.ModuleType("refloat.hub")
-def open_hub(config, callback):
+def open_hub(config, callback, take_estate):
     made = FakeHub()
     made.run_job()
     made.close = lambda: print("hub closed", flush=True)

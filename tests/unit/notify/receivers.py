@@ -13,7 +13,7 @@ from typing import Any
 
 class Receiver:
     """Answers each request with the next of `faults`, and 200 when there are none left. A fault is a status,
-    or "hang", "drip", "drop", "big", "noise"."""
+    or "hang", "drip", "drop", "big", "noise", "stay"."""
 
     def __init__(self, *faults: int | str, tls: tuple[Path, Path] | None = None) -> None:
         self.faults = list(faults)
@@ -55,9 +55,7 @@ class Receiver:
             request.end_headers()
             request.wfile.write(b"said\x1b[2J\r\nthe receiver")
             return
-        {"hang": self._hang, "drip": self._drip, "drop": self._drop, "big": self._big, "noise": self._noise}[
-            fault
-        ](request)
+        getattr(self, f"_{fault}")(request)
 
     def _hang(self, request: BaseHTTPRequestHandler) -> None:
         self.over.wait(60)
@@ -85,7 +83,12 @@ class Receiver:
             pass
 
     def _noise(self, request: BaseHTTPRequestHandler) -> None:
-        request.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        request.wfile.write(b"SSH-2.0-\x1b[2JOpenSSH_9.2\r\n\r\n")
+
+    def _stay(self, request: BaseHTTPRequestHandler) -> None:
+        """Takes it, and keeps the connection without saying how much comes."""
+        request.wfile.write(b"HTTP/1.1 202 Accepted\r\n\r\n")
+        self.over.wait(60)
 
     def close(self) -> None:
         self.over.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,6 +155,25 @@ def test_a_test_goes_past_the_outbox(store: Store, receiver: Make, secret: Secre
     assert b'"type":"test"' in there.got[0][2] and store.outbox.tallies() == {}
     with pytest.raises(NotFound, match="no channel none"):
         courier.channel("none")
+
+
+def test_a_hub_that_stops_does_not_wait_for_who_hangs(
+    store: Store, receiver: Make, secret: SecretRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was under way is delivered by the next one, and counted as not delivered until then."""
+    monkeypatch.setattr(webhook, "QUIET", 10.0)
+    there = receiver("hang", "hang")
+    hooks = [Webhook(name, there.url, secret) for name in ("a", "b")]
+    with carrying(store, *hooks) as courier:
+        happen(store, JobState.RUNNING)
+        until(lambda: len(there.got) == 2, "both hang")
+        begun = time.monotonic()
+        courier.stop(within=0.2)
+        assert time.monotonic() - begun < 2
+        there.over.set()
+    with carrying(store, *hooks):
+        until(lambda: store.outbox.tallies()["b"].delivered == 1, "the next one delivers")
+    assert len({headers["webhook-id"] for _, headers, _ in there.got}) == 1
 
 
 def test_a_new_channel_is_in_no_doubt() -> None:

@@ -101,6 +101,14 @@ def test_an_answer_without_end_is_not_read(receiver: Callable[..., Receiver], se
     assert answer == "200 OK: " + "y" * 200
 
 
+def test_one_that_took_it_and_does_not_hang_up(
+    receiver: Callable[..., Receiver], secret: SecretRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To send it again would be wrong."""
+    monkeypatch.setattr(webhook, "_FOR_WORDS", 0.2)
+    assert post(Webhook("ops", receiver("stay").url, secret), FAILED, URL) == "202 Accepted"
+
+
 def test_certificates_are_checked(receiver: Callable[..., Receiver], secret: SecretRef, pair: Pair) -> None:
     there = receiver(tls=pair)
     with pytest.raises(Failed, match="not trusted"):
@@ -120,6 +128,16 @@ def test_a_secret_that_is_not_there(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- mail
+
+
+def test_a_password_that_cannot_be_sent(
+    mail_server: Callable[..., MailServer], pair: Pair, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("h\u00fcsh")
+    login = {"user": "refloat", "password": SecretRef(str(tmp_path / "password")), "ca": pair[0]}
+    with pytest.raises(Failed, match="not ASCII") as caught:
+        send(channel(mail_server(tls=pair), tls=MailTls.STARTTLS, **login), FAILED, URL)
+    assert "fc" not in caught.value.message and "\u00fc" not in caught.value.message
 
 
 def channel(there: MailServer, **more: object) -> Mail:

@@ -72,6 +72,27 @@ def test_guessing_is_slowed_down(client: TestClient) -> None:
     assert answer.status_code == 429 and "Too many tries" in answer.text
 
 
+def test_who_has_to_wait_counts_for_no_name(client: TestClient, hub: FakeHub) -> None:
+    """Else one address locks everybody out, or makes the limits of others, and its own, forgotten."""
+    for name in ("x1", "x2", "x3", "x4", "x5"):
+        assert try_with(client, name, "wrong") == 401
+    assert {try_with(client, "anna", PASSWORD) for _ in range(8)} == {429}
+    elsewhere = TestClient(
+        client.app, base_url=BASE, headers={"origin": BASE}, follow_redirects=False, client=("192.0.2.7", 1)
+    )
+    assert try_with(elsewhere, "anna", PASSWORD) == 303
+
+
+def test_the_addresses_of_one_network_are_one(client: TestClient) -> None:
+    codes = []
+    for number in range(7):
+        one = TestClient(
+            client.app, base_url=BASE, headers={"origin": BASE}, client=(f"2001:db8:0:1::{number}", 1)
+        )
+        codes.append(try_with(one, f"name{number}", "wrong"))
+    assert codes == [401] * 5 + [429] * 2
+
+
 def test_a_success_forgives_the_typing_errors(client: TestClient) -> None:
     for _ in range(3):
         assert [try_with(client, "anna", "wrong") for _ in range(3)] == [401] * 3
