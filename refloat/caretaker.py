@@ -93,6 +93,8 @@ class Estate(Protocol):
     def start_sync(self, name: str) -> None: ...
     def waiting_jobs(self) -> Sequence[str]: ...
     def take_care(self, job_id: str) -> None: ...
+    def jobs_to_forget(self) -> Sequence[str]: ...
+    def forget_job(self, job_id: str) -> None: ...
 
 
 class Caretaker:
@@ -121,6 +123,7 @@ class Caretaker:
             begun = time.monotonic()
             self._each("syncs", self._estate.due_syncs, self._estate.start_sync)
             self._each("jobs", self._estate.waiting_jobs, self._estate.take_care)
+            self._each("old jobs", self._estate.jobs_to_forget, self._estate.forget_job)
             pause = max(self._tick, (time.monotonic() - begun) / SHARE)
 
     def _each(self, what: str, names: Callable[[], Sequence[str]], act: Callable[[str], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def now() -> str:
@@ -11,3 +11,9 @@ def now() -> str:
 
 def seconds_between(start: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def before(at: str, seconds: float) -> str:
+    """The instant so many seconds earlier."""
+    moment = datetime.fromisoformat(at) - timedelta(seconds=seconds)
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -42,7 +42,7 @@ class Config:
 
     `store` ("postgresql://refloat@db.example/refloat", its password in `store_password_file`) is a PostgreSQL
     database for what is else in SQLite files in `data_dir`. `seal_key_file` (`data_dir`/seal.key) seals what
-    is secret in either: docs/secrets.md.
+    is secret in either: docs/secrets.md. Jobs that ended more than `keep_jobs_days` ago are forgotten.
 
     `drivers` is a virtio-win ISO, or a folder with its files: needed for Windows guests alone.
 
@@ -74,6 +74,7 @@ class Config:
     store: str = ""
     store_password_file: Path | None = None
     seal_key_file: Path | None = None
+    keep_jobs_days: str = ""
     notify: tuple[Channel, ...] = ()
 
     @property
@@ -104,6 +105,11 @@ class Config:
         return self.report_url.startswith("https://")
 
     @property
+    def keep_jobs(self) -> float | None:
+        """Seconds; None: for ever."""
+        return float(self.keep_jobs_days) * 86_400 if self.keep_jobs_days else None
+
+    @property
     def seal_key(self) -> Path:
         return self.seal_key_file or self.data_dir / KEY_FILE
 
@@ -129,6 +135,13 @@ def _check_log(config: Config) -> None:
         if value not in known:
             hint = f"known: {', '.join(known)}"
             raise Refused(f"{name}: {value!r} is unknown", code="bad_config", hint=hint)
+
+
+def check_retention(config: Config) -> None:
+    days = config.keep_jobs_days
+    if days and not (days.isascii() and days.isdigit() and 1 <= int(days[:6]) <= 36_500):
+        hint = "a number of days from 1 to 36500, or nothing to keep all"
+        raise Refused(f"keep_jobs_days: {days!r} is no such number", code="bad_config", hint=hint)
 
 
 def check_tls(config: Config) -> None:
@@ -214,6 +227,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
     told = channels(values.pop("notify", []))
     config = Config(**paths, **values, notify=told)  # type: ignore[arg-type]
     _check_log(config)
+    check_retention(config)
     check_tls(config)
     check_reports(config)
     check_store(config)

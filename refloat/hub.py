@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from refloat.access import Audit, People, SecondPerson
 from refloat.callback import accept
 from refloat.caretaker import Caretaker, Due, Replication, decision_due, replication, sync_due
-from refloat.clock import now
+from refloat.clock import before, now
 from refloat.config import Config
 from refloat.errors import Busy, InvariantViolated, Refused
 from refloat.estate import Estate
@@ -48,6 +49,7 @@ from refloat.preview import PlanAhead, kept, plan_ahead
 from refloat.provision import Provisions, Targets
 from refloat.run import Run
 from refloat.store.place import place
+from refloat.store.retention import delete_job, old_jobs
 from refloat.store.seal import Keys
 from refloat.store.store import REMINDER, Event, Job, StepRecord, TargetStatus
 from refloat.store.summaries import Summaries
@@ -66,6 +68,7 @@ TOLD = {
 }
 RESTORING = "restoring"  # a file in `data_dir` while a restore is under way: backup.py
 READY_FOR_FAILOVER = frozenset({TargetState.READY})
+FORGETTING_EVERY = 3600.0  # seconds
 UNNAMED = "unnamed"  # a caller within this process: tests, and the lab
 CARETAKER = "the hub"  # who decided, where a policy's time ran out
 ABORTABLE = (JobState.QUEUED, JobState.RUNNING)
@@ -123,6 +126,7 @@ class Hub:
         self.provisions = Provisions(
             self.estate, self.platforms, self.store, config.data_dir, self.syncs.first
         )
+        self._keep_jobs, self._next_forgetting = config.keep_jobs, 0.0
         self._caretaker = Caretaker(self)
         self.store.outbox.wanted = {channel.name: channel.events for channel in config.notify}
         watch = ReplicaWatch(self)
@@ -268,6 +272,21 @@ class Hub:
     def waiting_jobs(self) -> list[str]:
         waiting = (JobState.TEST_ACTIVE, JobState.AWAITING_COMMIT)
         return [job.id for job in self.store.unfinished_jobs() if job.state in waiting]
+
+    def jobs_to_forget(self) -> list[str]:
+        """By the setting `keep_jobs_days`; looked for once an hour."""
+        at = time.monotonic()
+        if self._keep_jobs is None or at < self._next_forgetting:
+            return []
+        self._next_forgetting = at + FORGETTING_EVERY
+        return old_jobs(self.store.engine, before(now(), self._keep_jobs))
+
+    def forget_job(self, job_id: str) -> None:
+        """Its records, events, pictures and place in the journal. Killed in between, it is done again."""
+        self.audit.record(CARETAKER, "job-forgotten", job_id)
+        self.engine.forget(job_id)
+        shutil.rmtree(self.data_dir / "jobs" / job_id, ignore_errors=True)
+        delete_job(self.store.engine, job_id)
 
     def take_care(self, job_id: str) -> None:
         """Of a job that waits for its operator: the source that ought to be off, and what nobody decided."""

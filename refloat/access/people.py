@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
@@ -18,7 +17,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session as Transaction
 
 from refloat.access.roles import LOCAL, Permission, Principal, Role, at_least
-from refloat.clock import now, seconds_between
+from refloat.clock import before, now, seconds_between
 from refloat.errors import NotFound, Refused
 from refloat.store.tables import SessionRow, TokenRow, UserRow
 
@@ -140,7 +139,7 @@ class People:
             if self._hasher.check_needs_rehash(row.password):
                 row.password = self._hasher.hash(password)
             cookie, at = secrets.token_urlsafe(32), now()
-            oldest = _before(at, SESSION_MOST)
+            oldest = before(at, SESSION_MOST)
             rows.execute(delete(SessionRow).where(SessionRow.created < oldest))
             rows.add(SessionRow(id=_digest(cookie), user=name, created=at, seen=at))
             return Session(cookie, Principal(name, Role(row.role), session=_digest(cookie)))
@@ -200,7 +199,7 @@ class People:
                     hint="a token has its owner's role or a lower one",
                 )
             id, secret, at = secrets.token_hex(6), secrets.token_urlsafe(32), now()
-            expires = _before(at, -days * 86400)
+            expires = before(at, -days * 86400)
             row = TokenRow(
                 id=id,
                 owner=owner,
@@ -261,11 +260,6 @@ class People:
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _before(at: str, seconds: float) -> str:
-    moment = datetime.fromisoformat(at) - timedelta(seconds=seconds)
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def _known_user(rows: Transaction, name: str) -> UserRow:

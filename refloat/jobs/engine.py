@@ -141,6 +141,10 @@ class Engine:
         """The operator's word to a waiting job: "commit" or "rollback"; heard once per nonce."""
         self._call(DBOS.send_async(job_id, decision, topic="decision", idempotency_key=f"{job_id}-{nonce}"))
 
+    def forget(self, job_id: str) -> None:
+        """What the journal has of a job that has ended."""
+        self._call(DBOS.delete_workflow_async(job_id, delete_children=True))
+
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
 

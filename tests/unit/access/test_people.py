@@ -28,7 +28,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     real, shift = clock.now, [0.0]
 
     def shifted() -> str:
-        return people._before(real(), -shift[0])
+        return clock.before(real(), -shift[0])
 
     monkeypatch.setattr(people, "now", shifted)
 
