@@ -38,6 +38,7 @@ from refloat.store.sealed import unreadable
 from refloat.store.store import Store
 from refloat.store.vault import Vault
 from refloat.text import size
+from refloat.tls import checked, doubts
 
 ROOM = 2 * 2**30  # bytes for store, hashes and screenshots
 
@@ -120,6 +121,8 @@ def _hub(config: Config) -> Iterator[Finding]:
         yield _asked("store", lambda: _database(config))
     yield _private(config.token_file, "token", "the hub makes its token at its start")
     yield _asked("secrets", lambda: _sealed(config))
+    if config.tls_cert:
+        yield from _certificate(config)
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK) and _virtualises()
     yield Finding(
         "processor",
@@ -178,6 +181,19 @@ def _database(config: Config) -> Finding:
 def _virtualises() -> bool:
     flags = Path("/proc/cpuinfo").read_text(errors="replace").split()
     return "vmx" in flags or "svm" in flags
+
+
+def _certificate(config: Config) -> Iterator[Finding]:
+    try:
+        checked(config)
+        found = doubts(config)
+    except RefloatError as error:
+        yield Finding("certificate", State.TROUBLE, error.message, error.hint)
+        return
+    for doubt in found:
+        yield Finding("certificate", State.TROUBLE if doubt.bad else State.WARNING, doubt.text, doubt.hint)
+    if not found:
+        yield Finding("certificate", State.OK, f"{config.tls_cert} can be served")
 
 
 def _sealed(config: Config) -> Finding:

@@ -64,6 +64,7 @@ TOLD = {
     "resume-commit": "commit",
     "resume-rollback": "rollback",
 }
+RESTORING = "restoring"  # a file in `data_dir` while a restore is under way: backup.py
 READY_FOR_FAILOVER = frozenset({TargetState.READY})
 UNNAMED = "unnamed"  # a caller within this process: tests, and the lab
 CARETAKER = "the hub"  # who decided, where a policy's time ran out
@@ -87,8 +88,14 @@ class Hub:
         take_estate: bool = False,
     ) -> None:
         self.data_dir = config.data_dir
+        if (config.data_dir / RESTORING).exists():
+            raise Refused(
+                f"{config.data_dir} is half restored",
+                code="half_restored",
+                hint="do the restore again: `refloat restore FILE`",
+            )
         self.drivers = config.drivers
-        self._lock = _only_hub(config.data_dir)
+        self._lock = only_hub(config.data_dir)
         try:
             self._place = place(
                 config.data_dir, config.store, config.store_password_file, Keys(config.seal_key)
@@ -507,7 +514,7 @@ class Hub:
         return len(known)
 
 
-def _only_hub(data_dir: Path) -> Any:
+def only_hub(data_dir: Path) -> Any:
     """Two hubs on the same data would run each job twice at once."""
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = (data_dir / "hub.lock").open("w")

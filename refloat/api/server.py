@@ -36,7 +36,7 @@ def serve(config: Config, extend: Callable[[FastAPI], None] | None = None, take_
     The address is taken before the hub is opened: a second hub must not touch the first one's jobs.
     """
     configure(config.log_level, config.log_format)
-    from refloat.api.tls import pair_of
+    from refloat.tls import pair_of
 
     pair = pair_of(config)
     listener = bind(*config.address)

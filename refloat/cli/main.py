@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from refloat.cli import access, estate, evidence, failover, guest, jobs, notify, secrets, targets
+from refloat.cli.backup import backup, restore
 from refloat.cli.common import AsJson, Root
 from refloat.cli.doctor import doctor
 from refloat.cli.exits import EPILOG
@@ -77,6 +78,8 @@ def lab(ctx: typer.Context) -> None:
 
 app.command()(simulate)
 app.command()(doctor)
+app.command()(backup)
+app.command()(restore)
 
 
 @app.command()

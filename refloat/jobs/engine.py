@@ -11,12 +11,12 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSConfig, Serializer, SetWorkflowID
+from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
 
 from refloat.errors import Aborted, RefloatError
 from refloat.failover import COMMIT, OBSERVING, STEPS
@@ -35,6 +35,7 @@ DAY = 86_400.0
 ASK_AGAIN = 10.0  # seconds
 
 log = logging.getLogger(__name__)
+_dbos_log = logging.getLogger("dbos")
 
 T = TypeVar("T")
 _run_of: Callable[[str], Run]
@@ -55,6 +56,11 @@ class Json(Serializer):
 
 def _describe(value: Any) -> Any:
     return list(value) if isinstance(value, tuple | set) else repr(value)
+
+
+def _is_no_cancelled_wait(record: logging.LogRecord) -> bool:
+    """Each job that waits is cancelled when the hub stops: that is how it stops."""
+    return not record.getMessage().startswith("Asyncio task cancelled")
 
 
 class Engine:
@@ -104,6 +110,7 @@ class Engine:
 
         A step that is acting goes on in its thread; the process should end soon after.
         """
+        _dbos_log.addFilter(_is_no_cancelled_wait)
         self._call(_cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -136,6 +143,19 @@ class Engine:
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
+
+
+def forget(database: Path, jobs: Sequence[str]) -> None:
+    """These jobs are not taken up again at the next launch. While no engine uses the file."""
+    if not jobs or not database.exists():
+        return
+    client = DBOSClient(system_database_url=f"sqlite:///{database}", serializer=Json())
+    try:
+        for job in jobs:
+            inner = client.list_workflows(parent_workflow_id=job, load_input=False, load_output=False)
+            client.cancel_workflows([job, *(one.workflow_id for one in inner)])
+    finally:
+        client.destroy()
 
 
 async def _start(job_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refloat.model import Verdict
+from refloat.run import KILL_AT
 from refloat.store.store import Job, Store
 from tests.cloudstack.server import CloudStack
 
@@ -62,6 +64,13 @@ class Hubs:
                 return
             assert code == -9, said.decode()[-3000:]
             self.kills += 1
+
+    def killed_at(self, what: str, point: str) -> None:
+        """A hub that ends itself by SIGKILL at this mark of adding or removing."""
+        argv = [sys.executable, "-m", "tests.crash.cloudstack_process", str(self.directory), what]
+        environment = {**os.environ, KILL_AT: f"provision:{point}"}
+        done = subprocess.run(argv, env=environment, capture_output=True, check=False, timeout=WITHIN)
+        assert done.returncode == -signal.SIGKILL, (point, done.returncode, done.stderr.decode()[-3000:])
 
     def job(self) -> tuple[Job, Verdict | None]:
         store = Store.open(self.directory / "hub/refloat.sqlite")

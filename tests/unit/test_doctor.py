@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from refloat import doctor, health
+from refloat.api.certificate import own_certificate
 from refloat.config import Config
 from refloat.doctor import State, examine
 from refloat.errors import Unreachable
@@ -50,6 +51,21 @@ def test_a_sound_estate(config: Config) -> None:
     asked = {f"{one.name}: {what}" for one in (ONE, TWO) for what in ("source", "destination", "controller")}
     found = findings(config)
     assert {found[subject] for subject in (*asked, "token", "room", "estate")} == {State.OK}
+
+
+def test_the_certificate(config: Config, tmp_path: Path) -> None:
+    assert "certificate" not in findings(config)
+    cert, key = own_certificate(tmp_path / "tls", "hub.example")
+    served = replace(config, tls_cert=cert, tls_key=key, public_url="https://hub.example:8410")
+    assert findings(served)["certificate"] is State.OK
+    other = replace(served, public_url="https://other.example:8410")
+    (said,) = [one for one in examine(other) if one.subject == "certificate"]
+    assert said.state is State.TROUBLE and "not for other.example" in said.found
+    key.chmod(0o644)
+    assert findings(served)["certificate"] is State.TROUBLE
+    key.chmod(0o600)
+    foreign = replace(served, tls_key=own_certificate(tmp_path / "foreign", "hub.example")[1])
+    assert findings(foreign)["certificate"] is State.TROUBLE
 
 
 def test_a_key_that_does_not_open_what_is_sealed(config: Config) -> None:

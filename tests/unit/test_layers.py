@@ -14,7 +14,19 @@ ROOT = Path(__file__).parents[2] / "refloat"
 LAYERS = (
     ("cli", "web", "lab"),
     ("api",),
-    ("hub", "platforms", "estate", "config", "standalone", "syncs", "caretaker", "provision", "doctor"),
+    (
+        "hub",
+        "platforms",
+        "estate",
+        "config",
+        "standalone",
+        "syncs",
+        "caretaker",
+        "provision",
+        "doctor",
+        "backup",
+        "tls",
+    ),
     ("jobs",),
     ("failover",),
     (

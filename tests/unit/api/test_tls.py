@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from refloat.api.certificate import own_certificate
-from refloat.api.tls import pair_of
 from refloat.config import Config, load_config
 from refloat.errors import Refused
+from refloat.tls import _is_for, pair_of
 from tests.unit.api.test_server import PROGRAM, ROOT, free_port
 
 TOKEN = "a-token-that-is-long-enough"
@@ -162,3 +162,21 @@ def test_what_the_hub_is_called(tmp_path: Path) -> None:
     known = load_config(file, {})
     assert known.url == "https://hub.example:8410" and known.hosts == ("0.0.0.0", "hub.example")
     assert Config(tls_cert=Path("/a"), tls_key=Path("/b")).url == "https://127.0.0.1:8410"
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "fits"),
+    [
+        ("hub.example", "hub.example", True),
+        ("HUB.example", "hub.EXAMPLE", True),
+        ("*.example.org", "hub.example.org", True),
+        ("*.example.org", "a.hub.example.org", False),
+        ("*.example.org", "example.org", False),
+        ("hub.example", "hub.example.org", False),
+        ("10.0.0.2", "10.0.0.2", True),
+        ("fd00::1", "fd00:0::1", True),
+        ("10.0.0.2", "10.0.0.3", False),
+    ],
+)
+def test_whom_a_certificate_is_for(name: str, host: str, fits: bool) -> None:
+    assert _is_for(name, host) is fits

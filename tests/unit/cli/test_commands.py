@@ -386,3 +386,20 @@ def test_hostile_text_cannot_reach_the_terminal(cli: Cli, hub: FakeHub) -> None:
         assert not set("\x1b\x07\u202e") & set(result.output)
     raw = cli("job", "show", job_id, "--json").stdout
     assert "\x1b" not in raw and json.loads(raw)["verdict"]["reasons"] == [ESCAPE]
+
+
+def test_backup_and_restore_say_what_is_wrong(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "refloat.yaml"
+    settings.write_text(f"data_dir: {tmp_path / 'hub'}\n")
+    monkeypatch.setenv("REFLOAT_CONFIG", str(settings))
+    done = cli("backup", str(tmp_path / "file"))
+    assert done.exit_code == 3 and "no store of a hub" in done.stderr
+    for args, said in (
+        (("restore", str(tmp_path / "none")), "cannot be restored"),
+        (("restore", str(tmp_path / "none"), "--ended", "web-1=vanished"), "rolled_back"),
+    ):
+        done = cli(*args)
+        assert done.exit_code in (2, 3) and said in done.stderr, done.stderr
+    assert not (tmp_path / "hub").exists() and not (tmp_path / "file").exists()

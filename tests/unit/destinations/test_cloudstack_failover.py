@@ -14,6 +14,7 @@ import pytest
 
 from refloat.destinations.cloudstack import CloudStackDestination
 from refloat.model import Action, JobState, Mode, Plan, PowerState, Word
+from refloat.report_ways import NO_WAY
 from tests.cloudstack.faults import Fault
 from tests.cloudstack.model import VmSnapshot
 from tests.contract.cloudstack_rig import controller
@@ -82,6 +83,7 @@ def test_a_guest_of_the_same_hardware_is_not_touched(tmp_path: Path) -> None:
         assert site.content() == before, "nothing was written into the guest's disks"
         disks = {volume.device: volume.id for volume in site.cloud.volumes_of(site.vm.id)}
         assert disks[0] == site.replicas[0].id and site.vm.state == "Running"
+        assert "hardware are compatible" in site.hub.evidence(job)["decision"]["reasons"][0]
         found = site.hub.outcome(job)[1]
         assert found and found.word is Word.PARTIAL, found
         site.roll_back(job)
@@ -110,12 +112,16 @@ def test_without_any_way_of_reports_nothing_is_called_a_success(
     """As on a real CloudStack whose guests cannot reach the hub: nothing is heard, and a person is told
     where to look."""
     monkeypatch.setattr(Reporting, "channel", CloudStackDestination.channel)
+    monkeypatch.setattr(Reporting, "has_channel", CloudStackDestination.has_channel)
     site.sync()
     before = site.content()
+    readiness = site.hub.target(ONE.name).readiness
+    assert readiness and readiness.ready and NO_WAY in readiness.warnings, readiness
     job = site.fail_over(Mode.TEST)
     found = site.hub.outcome(job)[1]
     assert site.hub.job(job).state is JobState.TEST_ACTIVE
     assert found and found.word is not Word.SUCCEEDED, found
+    assert any("no report from inside the guest" in reason for reason in found.reasons), found.reasons
     said = " ".join(str(event.data) for event in site.hub.events(job))
     assert f"/client/#/vm/{site.vm.id}" in said and "token" not in said.replace("report", "")
     site.roll_back(job)
