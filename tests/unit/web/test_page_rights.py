@@ -23,7 +23,7 @@ ROUTES = sorted(
     for part in PARTS
     for route in part.routes
     if isinstance(route, APIRoute) and route.path not in OPEN_PATHS
-    for method in route.methods
+    for method in route.methods or ()
 )
 # A viewer may: end the own session, make an own token and revoke it.
 OWN = {"/logout", "/access/tokens", "/access/tokens/{id}/revoke"}
