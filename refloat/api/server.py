@@ -159,6 +159,7 @@ def _server(
     import uvicorn
 
     from refloat.api.app import create_app
+    from refloat.api.connections import Prompt
 
     app = create_app(hub, token, hosts=config.hosts)
     if extend is not None:
@@ -178,6 +179,7 @@ def _server(
     certificate, key = pair or (None, None)
     settings = uvicorn.Config(
         app,
+        http=Prompt,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACE,

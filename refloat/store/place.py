@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -26,9 +27,20 @@ class Place(Protocol):
         """Lets go of it: another hub may have it now."""
 
 
+def _private(file: Path) -> None:
+    """For the owner alone, whatever the umask was and whoever may enter the folder: in it are the hashes of
+    passwords and tokens. SQLite gives the files beside it (-wal, -shm) the same mode."""
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    for one in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
+        if one.exists():
+            one.chmod(0o600)
+
+
 class Files:
     def __init__(self, folder: Path, keys: Keys) -> None:
         self._folder, self._keys = folder, keys
+        for name in (STORE_FILE, JOBS_FILE):
+            _private(folder / name)
 
     def store(self) -> Store:
         return Store.open(self._folder / STORE_FILE, self._keys)

@@ -31,6 +31,7 @@ from refloat.errors import Busy, Failed, NotFound, Refused
 from refloat.model import JobState, Mode, SyncPoint, TargetState
 from refloat.store.inbox import lines_after
 from refloat.store.migrate import scripts, upgrade
+from refloat.store.place import Files
 from refloat.store.postgres import Server
 from refloat.store.seal import Keys
 from refloat.store.sound import require_sound
@@ -422,3 +423,17 @@ def test_an_upgrade_that_dies_in_the_middle_has_changed_nothing(
     store = Store.open(file)
     assert len(store.steps("web-1")) == 3
     store.engine.dispose()
+
+
+def test_the_files_are_the_owners_alone(tmp_path: Path) -> None:
+    """Also of a hub from before, and in a folder that others may enter."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "jobs.sqlite").touch(mode=0o644)
+    place = Files(tmp_path, Keys(tmp_path / "seal.key"))
+    store = place.store()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a)")
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.glob("*.sqlite*")}
+    store.engine.dispose()
+    assert {"refloat.sqlite", "refloat.sqlite-wal", "jobs.sqlite"} <= set(modes)
+    assert set(modes.values()) == {0o600}

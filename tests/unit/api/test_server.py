@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from refloat.api.connections import Prompt
 from refloat.api.server import bind, ensure_token, warn_where_overheard
 from refloat.errors import Refused
 
@@ -130,3 +137,34 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
     """asyncio sets TCP_NODELAY only where the listener says that it is TCP: 40 ms for each answer else."""
     with bind("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_a_client_that_does_not_say_what_it_wants_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refloat.api.connections.HEADERS_WITHIN", 0.3)
+    silent, slow = b"", b"GET /api/v1/health HTTP/1.1\r\nHos"
+
+    async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(1.5)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with running(slowly) as port:
+        for words in (silent, slow):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as one, suppress(ConnectionError):
+                one.sendall(words)
+                assert one.recv(1) == b""
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+            assert answer.read() == b"ok"
+
+
+@contextmanager
+def running(app: ASGIApp) -> Iterator[int]:
+    with bind("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, http=Prompt, log_config=None, lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(20)
