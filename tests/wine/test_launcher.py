@@ -18,6 +18,7 @@ from tests.wine.machine import JOB, SECRETS, SETTINGS, Machine, available
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(300),
     pytest.mark.xdist_group("wine"),  # the prefix takes long to make: one for all
     pytest.mark.skipif(not available(), reason="needs the Debian package wine64: script/setup --dev"),
 ]
